@@ -1,0 +1,1 @@
+"""HTTP: one thin module for each resource."""

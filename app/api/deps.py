@@ -1,0 +1,73 @@
+"""What the handlers work with, and how they hand a change to the worker."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Annotated, Any, Protocol
+
+from fastapi import Depends, Query, Request
+
+from app.model.errors import Invalid
+from app.services.catalog import Catalog
+from app.services.context import Change, Context
+
+
+class Submitter(Protocol):
+    """The worker, as far as the handlers know it."""
+
+    def submit(self, service: Callable[[Context], Change]) -> Future[Any]:
+        """Queues a change; the future yields its subject once it is committed."""
+
+    @property
+    def alive(self) -> bool:
+        """Whether it runs."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether its first full pass is done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """Reads come from the catalog, changes go to the worker."""
+
+    catalog: Catalog
+    worker: Submitter
+    database_writable: Callable[[], bool]
+    firewall: str
+
+    async def change(self, service: Callable[[Context], Change]) -> Any:
+        """The change's subject, once kernel and database have it. Raises what refused it."""
+        return await asyncio.wrap_future(self.worker.submit(service))
+
+
+def _backend(request: Request) -> Backend:
+    found = request.app.state.backend
+    if not isinstance(found, Backend):
+        raise TypeError("the application was made without a backend")
+    return found
+
+
+BackendDep = Annotated[Backend, Depends(_backend)]
+Limit = Annotated[int | None, Query(ge=1, le=1000, description="At most so many; all without it.")]
+LabelQuery = Annotated[
+    list[str] | None, Query(description="`key=value`, or `key` for any value; repeated, all must match.")
+]
+Force = Annotated[bool, Query(description="Also removes what depends on it.")]
+
+
+def label_filter(labels: list[str] | None) -> Callable[[Any], bool]:
+    """Keeps objects that carry every label asked for. Raises Invalid for an empty key."""
+    wanted = [one.partition("=") for one in labels or []]
+    if any(not key for key, _equals, _value in wanted):
+        raise Invalid("label '=...' has no key; use ?label=key=value")
+
+    def keep(candidate: Any) -> bool:
+        return all(
+            key in candidate.labels and (not equals or candidate.labels[key] == value) for key, equals, value in wanted
+        )
+
+    return keep

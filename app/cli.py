@@ -1,0 +1,296 @@
+"""The `bridgehead` command: the daemon, and a client of its API over the unix socket.
+
+The daemon's own modules are imported by the commands that need them: `bridgehead --help` must not wait.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    import httpx
+
+app = typer.Typer(help="Container networks for network namespaces.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+network = typer.Typer(help="Networks: a bridge with a subnet.", no_args_is_help=True)
+endpoint = typer.Typer(help="Endpoints: a namespace's connection to a network.", no_args_is_help=True)
+portmap = typer.Typer(help="Published ports.", no_args_is_help=True)
+app.add_typer(network, name="network")
+app.add_typer(endpoint, name="endpoint")
+app.add_typer(portmap, name="portmap")
+
+DEFAULT_SOCKET = "/run/bridgehead/api.sock"
+_TIMEOUT = 60.0
+Socket = Annotated[str, typer.Option("--socket", envvar="BRIDGEHEAD_SOCKET", help="The daemon's unix socket.")]
+Json = Annotated[bool, typer.Option("--json", help="The API's own answer.")]
+Label = Annotated[list[str] | None, typer.Option("--label", metavar="KEY=VALUE", help="May be repeated.")]
+Force = Annotated[bool, typer.Option("--force", help="Also remove what depends on it.")]
+Ref = Annotated[str, typer.Argument(metavar="REF", help="An id or a name.")]
+
+
+@app.command()
+def serve(
+    socket: Annotated[str | None, typer.Option(help="Unix socket; '' for none.")] = None,
+    listen: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="TCP, token needed; '' for none.")] = None,
+    state_dir: Annotated[str | None, typer.Option(metavar="DIR", help="Database and token.")] = None,
+    database: Annotated[str | None, typer.Option(metavar="URL", help="SQLAlchemy URL.")] = None,
+    firewall: Annotated[str | None, typer.Option(metavar="NAME", help="auto, iptables or none.")] = None,
+    pool: Annotated[list[str] | None, typer.Option(metavar="CIDR[:PREFIX]", help="May be repeated.")] = None,
+) -> None:
+    """Starts the daemon; the network namespace it is started in is "the host".
+
+    Every flag is also an environment variable: BRIDGEHEAD_SOCKET, BRIDGEHEAD_LISTEN, and so on.
+    """
+    from app.main import load_settings, run
+    from app.model.errors import StartupError
+
+    flags = {
+        "socket": socket,
+        "listen": listen,
+        "state_dir": state_dir,
+        "database": database,
+        "firewall": firewall,
+        "pool": pool or None,
+    }
+    try:
+        settings = load_settings(**flags)
+    except StartupError as failure:
+        _fail(failure.detail)
+    raise typer.Exit(run(settings))
+
+
+@app.command()
+def openapi() -> None:
+    """Prints the OpenAPI document."""
+    from app.main import create_app
+
+    print(json.dumps(create_app().openapi(), indent=2, ensure_ascii=False))
+
+
+@app.command()
+def version() -> None:
+    """Prints the version."""
+    from app import __version__
+
+    print(__version__)
+
+
+@app.command()
+def health(socket: Socket = DEFAULT_SOCKET) -> None:
+    """Exits 0 where the daemon answers and is ready, else 1."""
+    answer = _request(socket, "GET", "/readyz", check=False)
+    print("ready" if answer.status_code == 200 else "not ready")
+    raise typer.Exit(0 if answer.status_code == 200 else 1)
+
+
+@app.command()
+def demo() -> None:
+    """Plays the walk-through in a sandbox of namespaces, and leaves the machine as it was."""
+    from app.demo import play
+
+    raise typer.Exit(play())
+
+
+@network.command("create")
+def network_create(
+    name: Annotated[str, typer.Argument()],
+    subnet: Annotated[str | None, typer.Option(help="By default the next free one.")] = None,
+    gateway: Annotated[str | None, typer.Option(help="The bridge's address; 'none' for a pure L2 bridge.")] = None,
+    bridge: Annotated[str | None, typer.Option(help="The bridge's interface name.")] = None,
+    ip_range: Annotated[str | None, typer.Option(help="Where automatic addresses come from.")] = None,
+    mtu: Annotated[int | None, typer.Option()] = None,
+    internal: Annotated[bool, typer.Option("--internal", help="No way out and none in.")] = False,
+    isolated: Annotated[bool, typer.Option(help="No traffic with the other networks.")] = True,
+    masquerade: Annotated[bool, typer.Option(help="Leave with the uplink's address.")] = True,
+    label: Label = None,
+    socket: Socket = DEFAULT_SOCKET,
+    as_json: Json = False,
+) -> None:
+    """Makes a network."""
+    body = _body(name=name, subnet=subnet, gateway=gateway, bridge=bridge, ip_range=ip_range, mtu=mtu)
+    if gateway == "none":
+        body["gateway"] = None
+    body |= {"internal": internal, "isolated": isolated, "masquerade": masquerade, "labels": _labels(label)}
+    _show(_request(socket, "POST", "/networks", body), as_json)
+
+
+@endpoint.command("create")
+def endpoint_create(
+    network_ref: Annotated[str, typer.Argument(metavar="NETWORK")],
+    namespace: Annotated[str | None, typer.Argument(help="A name under /run/netns, made where missing.")] = None,
+    pid: Annotated[int | None, typer.Option(help="A process instead of a name.")] = None,
+    netns: Annotated[str | None, typer.Option(help="A path instead of a name.")] = None,
+    name: Annotated[str | None, typer.Option()] = None,
+    address: Annotated[str | None, typer.Option()] = None,
+    mac: Annotated[str | None, typer.Option()] = None,
+    ifname: Annotated[str | None, typer.Option(help="Inside the namespace.")] = None,
+    host_ifname: Annotated[str | None, typer.Option(help="On the bridge.")] = None,
+    default_route: Annotated[bool | None, typer.Option(help="By default automatic.")] = None,
+    label: Label = None,
+    socket: Socket = DEFAULT_SOCKET,
+    as_json: Json = False,
+) -> None:
+    """Connects a namespace to a network."""
+    body = _body(
+        network=network_ref,
+        namespace=namespace,
+        pid=pid,
+        netns=netns,
+        name=name,
+        address=address,
+        mac=mac,
+        ifname=ifname,
+        host_ifname=host_ifname,
+        default_route=default_route,
+    )
+    _show(_request(socket, "POST", "/endpoints", body | {"labels": _labels(label)}), as_json)
+
+
+@portmap.command("create")
+def portmap_create(
+    endpoint_ref: Annotated[str, typer.Argument(metavar="ENDPOINT")],
+    ports: Annotated[str, typer.Argument(metavar="[HOST_PORT][:TARGET_PORT]", help="Such as 8080:80, or :80.")] = "",
+    protocol: Annotated[str, typer.Option()] = "tcp",
+    host_ip: Annotated[str | None, typer.Option(help="By default every address of the host.")] = None,
+    label: Label = None,
+    socket: Socket = DEFAULT_SOCKET,
+    as_json: Json = False,
+) -> None:
+    """Publishes a port of an endpoint on the host."""
+    host_port, _colon, target_port = ports.partition(":")
+    body = _body(endpoint=endpoint_ref, protocol=protocol, host_ip=host_ip)
+    body |= _body(host_port=_port(host_port), target_port=_port(target_port))
+    _show(_request(socket, "POST", "/portmaps", body | {"labels": _labels(label)}), as_json)
+
+
+def _port(text: str) -> int | None:
+    if text and not text.isdigit():
+        _fail(f"'{text}' is not a port number")
+    return int(text) if text else None
+
+
+_COLUMNS = {
+    "network": ["name", "subnet", "gateway", "bridge", "status"],
+    "endpoint": ["name", "network_name", "address", "namespace", "ifname", "host_ifname", "status"],
+    "portmap": ["id", "protocol", "host_ip", "host_port", "endpoint_name", "target_port", "status"],
+}
+
+
+def _add_common(group: typer.Typer, kind: str) -> None:
+    """ls, show and rm, which are the same for every resource."""
+
+    @group.command("ls", help=f"Lists the {kind}s.")
+    def ls(
+        label: Label = None,
+        network_ref: Annotated[str | None, typer.Option("--network", help="Only those of one network.")] = None,
+        socket: Socket = DEFAULT_SOCKET,
+        as_json: Json = False,
+    ) -> None:
+        query: dict[str, Any] = _body(label=label or None, network=network_ref)
+        answer = _request(socket, "GET", f"/{kind}s", query=query)
+        _print_json(answer.json()) if as_json else _table(answer.json(), _COLUMNS[kind])
+
+    @group.command("show", help=f"Shows one {kind}.")
+    def show(ref: Ref, socket: Socket = DEFAULT_SOCKET) -> None:
+        _print_json(_request(socket, "GET", f"/{kind}s/{_quoted(ref)}").json())
+
+    @group.command("rm", help=f"Removes {kind}s.")
+    def rm(
+        refs: Annotated[list[str], typer.Argument(metavar="REF...")],
+        force: Force = False,
+        socket: Socket = DEFAULT_SOCKET,
+    ) -> None:
+        for ref in refs:
+            _request(socket, "DELETE", f"/{kind}s/{_quoted(ref)}", query={"force": "true"} if force else {})
+            print(ref)
+
+
+for _group, _kind in ((network, "network"), (endpoint, "endpoint"), (portmap, "portmap")):
+    _add_common(_group, _kind)
+
+
+def _quoted(ref: str) -> str:
+    from urllib.parse import quote
+
+    return quote(ref, safe="")
+
+
+def _body(**fields: Any) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _labels(given: list[str] | None) -> dict[str, str]:
+    pairs = [one.partition("=") for one in given or []]
+    for key, equals, _value in pairs:
+        if not key or not equals:
+            _fail(f"label '{key}' is not KEY=VALUE")
+    return {key: value for key, _equals, value in pairs}
+
+
+def _request(
+    socket: str,
+    method: str,
+    path: str,
+    body: dict[str, Any] | None = None,
+    *,
+    query: dict[str, Any] | None = None,
+    check: bool = True,
+) -> httpx.Response:
+    """The daemon's answer; ends the command with the problem's words where it is one."""
+    import httpx
+
+    try:
+        with httpx.Client(
+            transport=httpx.HTTPTransport(uds=socket), base_url="http://bridgehead", timeout=_TIMEOUT
+        ) as api:
+            answer = api.request(method, path, json=body, params=query)
+    except httpx.TransportError as failure:
+        reason = str(failure) if os.path.exists(socket) else "it is not there"
+        _fail(f"no answer from the daemon at {socket} ({reason}): is 'bridgehead serve' running?")
+    if check and answer.is_error:
+        problem = answer.json()
+        _fail(f"{problem['detail']} [{problem['code']}]")
+    return answer
+
+
+def _fail(words: str) -> Any:
+    print(f"bridgehead: {words}", file=sys.stderr)
+    raise typer.Exit(1)
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def _show(answer: httpx.Response, as_json: bool) -> None:
+    made = answer.json()
+    _print_json(made) if as_json else print(made["name"] if "name" in made else made["id"])
+
+
+def _table(rows: list[dict[str, Any]], columns: list[str]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*(column.removesuffix("_name").replace("_", " ").upper() for column in columns), box=None)
+    for row in rows:
+        table.add_row(*(_cell(row[column]) for column in columns))
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, dict):
+        return f"{value['state']} {value['message']}".strip()
+    return "-" if value is None else str(value)
+
+
+def main() -> None:
+    """The console script."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,25 @@
+"""The backend `none`: forwards and filters nothing; somebody else keeps the rules."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from app.model.ops import Op
+from app.model.state import FirewallItem
+
+
+class NullFirewall:
+    """Accepts everything and does nothing."""
+
+    name = "none"
+
+    def apply(self, ops: Sequence[Op]) -> None:
+        """Does nothing."""
+
+    def sync(self, items: Iterable[FirewallItem]) -> list[str]:
+        """Does nothing, and finds nothing amiss."""
+        return []
+
+    def commands(self, op: Op) -> list[str]:
+        """None."""
+        return []

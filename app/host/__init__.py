@@ -1,0 +1,1 @@
+"""The daemon's place on the host: its locks, its token, its sockets."""

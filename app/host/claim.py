@@ -1,0 +1,84 @@
+"""What one daemon alone may hold: a state directory, a network namespace; and its token."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import secrets
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from app.model.errors import StartupError
+
+_NAMESPACE_LOCK = "\0bridgehead"
+"""An abstract unix socket belongs to its network namespace, and goes with its process."""
+_CAP_NET_ADMIN = 12
+
+
+def require_root() -> None:
+    """Raises StartupError without the right to change the network."""
+    status = Path("/proc/self/status").read_text()
+    effective = next((line.split()[1] for line in status.splitlines() if line.startswith("CapEff:")), "0")
+    if not int(effective, 16) >> _CAP_NET_ADMIN & 1:
+        raise StartupError("must be started as root: the capability CAP_NET_ADMIN is missing")
+
+
+@contextmanager
+def state_dir(path: Path) -> Iterator[None]:
+    """Makes the directory, mode 0700, and holds it. Raises StartupError."""
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as refusal:
+        raise StartupError(f"state directory {path} cannot be used: {refusal.strerror}") from None
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip()
+            raise StartupError(
+                f"state directory {path} is held by another daemon (pid {holder}): stop it, or use another --state-dir"
+            ) from None
+        path.chmod(0o700)
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def namespace() -> Iterator[None]:
+    """Holds the network namespace that the daemon was started in. Raises StartupError."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as lock:
+        try:
+            lock.bind(_NAMESPACE_LOCK)
+        except OSError as refusal:
+            if refusal.errno != errno.EADDRINUSE:
+                raise
+            raise StartupError(
+                "another daemon manages this network namespace: stop it, or start this one in a namespace of its own"
+            ) from None
+        yield
+
+
+def token(path: Path) -> str:
+    """The TCP listener's token, made at the first start. Raises StartupError."""
+    try:
+        if not path.exists():
+            # written beside and moved: a token is there whole or not at all
+            beside = path.with_suffix(".new")
+            beside.unlink(missing_ok=True)
+            descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            with open(descriptor, "w") as fresh:
+                fresh.write(secrets.token_urlsafe(32) + "\n")
+            beside.replace(path)
+        found = path.read_text().strip()
+    except OSError as refusal:
+        raise StartupError(f"token file {path} cannot be used: {refusal.strerror}") from None
+    if not found:
+        raise StartupError(f"token file {path} is empty: delete it to get a new token")
+    return found

@@ -1,0 +1,183 @@
+"""Network namespaces: finding, entering for a moment, making, removing. Nothing here stays in one."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from app.kernel import libc
+from app.kernel.netlink import Rtnl
+from app.model.errors import KernelRefused, NamespaceMissing
+from app.model.naming import alias, owner_of
+from app.model.spec import NetnsKind, NetnsRef
+
+RUN_NETNS = Path("/run/netns")
+SELF_NETNS = "/proc/thread-self/ns/net"
+_NS_GET_NSTYPE = 0xB703
+
+Identity = tuple[int, int]
+"""Device and inode of a namespace: what tells two of them apart while both live."""
+
+
+def identity(descriptor: int) -> Identity:
+    status = os.fstat(descriptor)
+    return status.st_dev, status.st_ino
+
+
+def start_time(pid: int) -> int:
+    """A process's start in clock ticks since boot (proc(5), stat field 22). Raises NamespaceMissing."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        raise NamespaceMissing(f"there is no process {pid}") from None
+    return int(stat.rpartition(")")[2].split()[19])
+
+
+def path_of(ref: NetnsRef) -> str:
+    """The file that stands for a namespace."""
+    if ref.kind is NetnsKind.NAME:
+        return str(RUN_NETNS / ref.value)
+    return f"/proc/{ref.value}/ns/net" if ref.kind is NetnsKind.PID else ref.value
+
+
+@contextmanager
+def opened(ref: NetnsRef) -> Iterator[int]:
+    """A descriptor of the namespace, closed again at the end. Raises NamespaceMissing with the reason."""
+    if ref.kind is NetnsKind.PID and start_time(int(ref.value)) != ref.start_time:
+        raise NamespaceMissing(f"process {ref.value} has ended, and another has its number now")
+    path = path_of(ref)
+    try:
+        # a user's path may be a FIFO, which would block, or a terminal
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+    except OSError as refusal:
+        raise NamespaceMissing(f"{ref} cannot be opened at {path}: {refusal.strerror}") from None
+    try:
+        if not _is_netns(descriptor):
+            raise NamespaceMissing(f"{path} is there, but it is not a network namespace")
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _is_netns(descriptor: int) -> bool:
+    try:
+        return fcntl.ioctl(descriptor, _NS_GET_NSTYPE) == libc.CLONE_NEWNET
+    except OSError as refusal:
+        if refusal.errno in (errno.ENOTTY, errno.EINVAL):
+            return False
+        raise
+
+
+class Namespaces:
+    """Enters and leaves namespaces from the thread that made it; `host` is where that thread belongs."""
+
+    def __init__(self) -> None:
+        self.host = os.open(SELF_NETNS, os.O_RDONLY | os.O_CLOEXEC)
+        self.host_identity = identity(self.host)
+
+    def close(self) -> None:
+        os.close(self.host)
+
+    @contextmanager
+    def inside(self, descriptor: int) -> Iterator[None]:
+        """The calling thread is in the namespace within the block, and in the host's again after it."""
+        libc.setns(descriptor)
+        try:
+            yield
+        finally:
+            libc.setns(self.host)
+
+    @contextmanager
+    def rtnl(self, descriptor: int, where: str) -> Iterator[Rtnl]:
+        """A netlink socket in a namespace; the thread itself leaves at once."""
+        with self.inside(descriptor):
+            connection = Rtnl(where)
+        with connection:
+            yield connection
+
+    def exists(self, name: str) -> bool:
+        return (RUN_NETNS / name).exists()
+
+    def create(self, name: str, owner: str) -> None:
+        """Makes a namespace under /run/netns, marks it, sets its lo up. Raises KernelRefused; half-made leaves nothing.
+
+        The mark comes before the name: a namespace that is killed unmarked has no name either, and is gone.
+        """
+        target = RUN_NETNS / name
+        try:
+            self._share_directory()
+            os.close(os.open(target, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o444))
+        except OSError as refusal:
+            raise KernelRefused(refusal.errno or errno.EIO, f"ip netns add {name}") from refusal
+        try:
+            libc.unshare(libc.CLONE_NEWNET)
+            try:
+                self._mark(name, owner)
+                libc.mount(SELF_NETNS, str(target), "none", libc.MS_BIND)
+            finally:
+                libc.setns(self.host)
+        except BaseException as failure:
+            target.unlink(missing_ok=True)
+            if isinstance(failure, OSError):
+                raise KernelRefused(failure.errno or errno.EIO, f"ip netns add {name}") from failure
+            raise
+
+    def _mark(self, name: str, owner: str) -> None:
+        """`lo` carries the alias; the nsid of our host tells which daemon's namespace this is."""
+        with Rtnl(name) as rtnl:
+            rtnl.assign_nsid(self.host)
+            lo = rtnl.require("lo")
+            rtnl.set_link(lo.index, up=True, alias=alias(owner))
+
+    @staticmethod
+    def _share_directory() -> None:
+        """Like ip-netns(8): names are to be seen in every mount namespace, whoever makes them first."""
+        RUN_NETNS.mkdir(mode=0o755, parents=True, exist_ok=True)
+        try:
+            libc.mount("", str(RUN_NETNS), "none", libc.MS_SHARED | libc.MS_REC)
+        except OSError as refusal:
+            if refusal.errno != errno.EINVAL:
+                raise
+            libc.mount(str(RUN_NETNS), str(RUN_NETNS), "none", libc.MS_BIND | libc.MS_REC)
+            libc.mount("", str(RUN_NETNS), "none", libc.MS_SHARED | libc.MS_REC)
+
+    def delete(self, name: str) -> bool:
+        """Removes a namespace that we made; False where it is gone, or not ours."""
+        if self.owner(name) is None:
+            return False
+        target = RUN_NETNS / name
+        try:
+            libc.umount(str(target))
+            target.unlink(missing_ok=True)
+        except OSError as refusal:
+            raise KernelRefused(refusal.errno or errno.EIO, f"ip netns delete {name}") from refusal
+        return True
+
+    def owner(self, name: str) -> str | None:
+        """The id in the mark of a namespace that a daemon of this host made; None for any other."""
+        try:
+            with opened(NetnsRef(NetnsKind.NAME, name)) as descriptor:
+                if identity(descriptor) == self.host_identity:
+                    return None
+                with self.rtnl(descriptor, name) as rtnl:
+                    lo = rtnl.link("lo")
+                    owner = owner_of(lo.alias) if lo else None
+                    if owner is None:
+                        return None
+                    foreign = rtnl.nsid_of(self.host) is None and bool(rtnl.nsids())
+                    return None if foreign else owner
+        except NamespaceMissing:
+            return None
+
+    def marked(self) -> Iterator[tuple[str, str]]:
+        """Name and mark of every namespace that a daemon of this host made: a walk over all, for the start only."""
+        if not RUN_NETNS.is_dir():
+            return
+        for entry in sorted(RUN_NETNS.iterdir()):
+            owner = self.owner(entry.name)
+            if owner is not None:
+                yield entry.name, owner

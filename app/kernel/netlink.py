@@ -1,0 +1,358 @@
+"""Links, addresses, routes, sockets and flows over netlink, with pyroute2's messages; nothing else imports pyroute2."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from ipaddress import ip_address
+from typing import Any
+
+from pyroute2.netlink.diag import SOCK_DIAG_BY_FAMILY, inet_diag_msg, inet_diag_req
+from pyroute2.netlink.nfnetlink.nfctsocket import nfct_msg
+from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
+from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
+from pyroute2.netlink.rtnl.nsidmsg import nsidmsg
+from pyroute2.netlink.rtnl.rtmsg import rtmsg
+
+from app.kernel.wire import (
+    CT_DELETE,
+    CT_GET,
+    IFF_UP,
+    LINK_GROUP,
+    NLM_F_CREATE,
+    NLM_F_DUMP,
+    NLM_F_ECHO,
+    NLM_F_EXCL,
+    NLM_F_REPLACE,
+    ROUTE_PROTOCOL,
+    RT_SCOPE_UNIVERSE,
+    RT_TABLE_MAIN,
+    RTM_DELADDR,
+    RTM_DELLINK,
+    RTM_DELROUTE,
+    RTM_GETADDR,
+    RTM_GETLINK,
+    RTM_GETNSID,
+    RTM_GETROUTE,
+    RTM_NEWADDR,
+    RTM_NEWLINK,
+    RTM_NEWNSID,
+    RTM_NEWROUTE,
+    RTN_UNICAST,
+    Link,
+    Message,
+    Netlink,
+    Route,
+    parse_address,
+    parse_link,
+    parse_route,
+)
+from app.model.errors import KernelRefused
+from app.model.spec import IPAddress
+from app.model.state import IPInterface
+
+
+def _decoded(message: Message, raw: bytes) -> Message:
+    decoded = message(raw)
+    decoded.decode()
+    return decoded
+
+
+class Rtnl(Netlink):
+    """Links, addresses, routes and namespace ids of one namespace.
+
+    where: the namespace's name as commands show it, '' for the host's.
+    """
+
+    def __init__(self, where: str = "", groups: int = 0) -> None:
+        super().__init__(socket.NETLINK_ROUTE, groups)
+        self._ip = f"ip -n {where}" if where else "ip"
+
+    def links(self) -> Iterator[Link]:
+        """Every link: a full dump, never on a request's path."""
+        raws = self.request(ifinfmsg(), RTM_GETLINK, NLM_F_DUMP, lambda: f"{self._ip} link show")
+        return (parse_link(raw) for raw in raws)
+
+    def link(self, name: str = "", index: int = 0) -> Link | None:
+        """One link by name or index, None where there is none."""
+        message = ifinfmsg()
+        message["index"] = index
+        message["attrs"] = [["IFLA_IFNAME", name]] if name else []
+        try:
+            raws = self.change(message, RTM_GETLINK, 0, lambda: f"{self._ip} link show {name or index}")
+        except KernelRefused as refusal:
+            if refusal.errno == errno.ENODEV:
+                return None
+            raise
+        return parse_link(raws[0])
+
+    def require(self, name: str) -> Link:
+        """One link by name. Raises KernelRefused ENODEV where there is none."""
+        link = self.link(name)
+        if link is None:
+            raise KernelRefused(errno.ENODEV, f"{self._ip} link show {name}")
+        return link
+
+    def addresses(self) -> Iterator[tuple[int, IPInterface]]:
+        raws = self.request(ifaddrmsg(), RTM_GETADDR, NLM_F_DUMP, lambda: f"{self._ip} address show")
+        return (parse_address(raw) for raw in raws)
+
+    def routes(self) -> Iterator[Route]:
+        raws = self.request(rtmsg(), RTM_GETROUTE, NLM_F_DUMP, lambda: f"{self._ip} route show")
+        return (route for raw in raws if (route := parse_route(raw)) is not None)
+
+    def add_bridge(self, name: str, mac: str, mtu: int, alias: str) -> Link:
+        """Makes a bridge, down. Raises KernelRefused (EEXIST where the name is held)."""
+        message = ifinfmsg()
+        message["attrs"] = [
+            ["IFLA_IFNAME", name],
+            ["IFLA_ADDRESS", mac],
+            ["IFLA_MTU", mtu],
+            ["IFLA_GROUP", LINK_GROUP],
+            ["IFLA_LINKINFO", {"attrs": [["IFLA_INFO_KIND", "bridge"]]}],
+        ]
+        asked = f"{self._ip} link add {name} address {mac} mtu {mtu} type bridge"
+        return self._add(message, name, alias, asked)
+
+    def add_veth(
+        self, name: str, *, master: int, mtu: int, alias: str, peer: str, peer_mac: str, peer_netns: int
+    ) -> Link:
+        """Makes a veth pair, both ends down, the peer already in its namespace (a file descriptor).
+
+        Returns the host's end. Raises KernelRefused (EEXIST where a name is held).
+        """
+        queues = [["IFLA_NUM_TX_QUEUES", 1], ["IFLA_NUM_RX_QUEUES", 1]]
+        inside = [
+            ["IFLA_IFNAME", peer],
+            ["IFLA_ADDRESS", peer_mac],
+            ["IFLA_MTU", mtu],
+            ["IFLA_NET_NS_FD", peer_netns],
+            *queues,
+        ]
+        info = [
+            ["IFLA_INFO_KIND", "veth"],
+            ["IFLA_INFO_DATA", {"attrs": [["VETH_INFO_PEER", {"attrs": inside}]]}],
+        ]
+        message = ifinfmsg()
+        message["attrs"] = [
+            ["IFLA_IFNAME", name],
+            ["IFLA_MTU", mtu],
+            ["IFLA_GROUP", LINK_GROUP],
+            ["IFLA_MASTER", master],
+            *queues,
+            ["IFLA_LINKINFO", {"attrs": info}],
+        ]
+        asked = f"{self._ip} link add {name} mtu {mtu} type veth peer name {peer} address {peer_mac}"
+        return self._add(message, name, alias, asked)
+
+    def _add(self, message: Message, name: str, alias: str, asked: str) -> Link:
+        flags = NLM_F_CREATE | NLM_F_EXCL | NLM_F_ECHO
+        answers = self.change(message, RTM_NEWLINK, flags, lambda: asked)
+        # kernels before 6.2 do not echo a new link
+        link = parse_link(answers[0]) if answers else self.require(name)
+        try:
+            self.set_link(link.index, alias=alias)
+        except KernelRefused:
+            self.delete_link(link.index)
+            raise
+        return link
+
+    def set_link(
+        self,
+        index: int,
+        *,
+        up: bool | None = None,
+        mtu: int | None = None,
+        mac: str | None = None,
+        alias: str | None = None,
+        master: int | None = None,
+        hairpin: bool | None = None,
+    ) -> None:
+        """Changes what is given of a link, in one message."""
+        message = ifinfmsg()
+        message["index"] = index
+        words = []
+        if up is not None:
+            message["flags"], message["change"] = (IFF_UP if up else 0), IFF_UP
+            words.append("up" if up else "down")
+        plain = {"IFLA_MTU": mtu, "IFLA_ADDRESS": mac, "IFLA_IFALIAS": alias, "IFLA_MASTER": master}
+        attrs: list[list[Any]] = [[key, value] for key, value in plain.items() if value is not None]
+        words += [f"{key.removeprefix('IFLA_').lower()} {value}" for key, value in attrs]
+        if hairpin is not None:
+            slave = [
+                ["IFLA_INFO_SLAVE_KIND", "bridge"],
+                ["IFLA_INFO_SLAVE_DATA", {"attrs": [["IFLA_BRPORT_MODE", int(hairpin)]]}],
+            ]
+            attrs.append(["IFLA_LINKINFO", {"attrs": slave}])
+            words.append(f"type bridge_slave hairpin {'on' if hairpin else 'off'}")
+        message["attrs"] = attrs
+        self.change(message, RTM_NEWLINK, 0, lambda: f"{self._ip} link set index {index} {' '.join(words)}")
+
+    def delete_link(self, index: int) -> None:
+        """Removes a link; its being gone already is as good."""
+        message = ifinfmsg()
+        message["index"] = index
+        self._delete(message, RTM_DELLINK, f"{self._ip} link delete index {index}")
+
+    def add_address(self, index: int, address: IPInterface) -> None:
+        """Adds an address; its being there already is as good."""
+        message = self._address_message(index, address)
+        broadcast = address.network.broadcast_address
+        if address.version == 4 and address.network.prefixlen < 31:
+            message["attrs"].append(["IFA_BROADCAST", str(broadcast)])
+        asked = f"{self._ip} address add {address} dev index {index}"
+        self.change(message, RTM_NEWADDR, NLM_F_CREATE | NLM_F_REPLACE, lambda: asked)
+
+    def delete_address(self, index: int, address: IPInterface) -> None:
+        """Removes an address; its being gone already is as good."""
+        message = self._address_message(index, address)
+        self._delete(message, RTM_DELADDR, f"{self._ip} address delete {address} dev index {index}")
+
+    def _address_message(self, index: int, address: IPInterface) -> Message:
+        message = ifaddrmsg()
+        message["family"] = socket.AF_INET if address.version == 4 else socket.AF_INET6
+        message["index"] = index
+        message["prefixlen"] = address.network.prefixlen
+        message["attrs"] = [["IFA_LOCAL", str(address.ip)], ["IFA_ADDRESS", str(address.ip)]]
+        return message
+
+    def add_default_route(self, via: IPAddress, index: int, *, replace: bool) -> None:
+        """Adds the default route; `replace` changes the one that is there. Raises KernelRefused EEXIST."""
+        flags = NLM_F_CREATE | (NLM_F_REPLACE if replace else NLM_F_EXCL)
+        asked = f"{self._ip} route {'replace' if replace else 'add'} default via {via} dev index {index}"
+        self.change(self._default_message(via, index), RTM_NEWROUTE, flags, lambda: asked)
+
+    def delete_default_route(self, via: IPAddress, index: int) -> None:
+        """Removes our default route; its being gone already is as good."""
+        message = self._default_message(via, index)
+        self._delete(message, RTM_DELROUTE, f"{self._ip} route delete default via {via} dev index {index}")
+
+    def _default_message(self, via: IPAddress, index: int) -> Message:
+        message = rtmsg()
+        message["family"] = socket.AF_INET if via.version == 4 else socket.AF_INET6
+        message["table"], message["scope"], message["type"] = RT_TABLE_MAIN, RT_SCOPE_UNIVERSE, RTN_UNICAST
+        message["proto"] = ROUTE_PROTOCOL
+        message["attrs"] = [["RTA_GATEWAY", str(via)], ["RTA_OIF", index]]
+        return message
+
+    def _delete(self, message: Message, kind: int, asked: str) -> None:
+        try:
+            self.change(message, kind, 0, lambda: asked)
+        except KernelRefused as refusal:
+            if refusal.errno not in (errno.ENODEV, errno.ESRCH, errno.ENOENT, errno.EADDRNOTAVAIL):
+                raise
+
+    def nsids(self) -> list[int]:
+        """The ids that this namespace gave to others."""
+        raws = self.request(nsidmsg(), RTM_GETNSID, NLM_F_DUMP, lambda: f"{self._ip} netns list-id")
+        return [_decoded(nsidmsg, raw).get_attr("NETNSA_NSID") for raw in raws]
+
+    def nsid_of(self, netns: int) -> int | None:
+        """The id that this namespace gave to the namespace behind a file descriptor, None for none."""
+        message = nsidmsg()
+        message["attrs"] = [["NETNSA_FD", netns]]
+        raws = self.change(message, RTM_GETNSID, 0, lambda: f"{self._ip} netns list-id")
+        value = int(_decoded(nsidmsg, raws[0]).get_attr("NETNSA_NSID"))
+        return value if value < 1 << 31 else None
+
+    def assign_nsid(self, netns: int) -> None:
+        """Gives an id to the namespace behind a file descriptor; its having one is as good."""
+        message = nsidmsg()
+        message["attrs"] = [["NETNSA_FD", netns], ["NETNSA_NSID", 0xFFFFFFFF]]
+        try:
+            self.change(message, RTM_NEWNSID, 0, lambda: f"{self._ip} netns set HOST auto")
+        except KernelRefused as refusal:
+            if refusal.errno != errno.EEXIST:
+                raise
+
+
+class SockDiag(Netlink):
+    """Sockets of one namespace (sock_diag(7))."""
+
+    def __init__(self) -> None:
+        super().__init__(4)  # NETLINK_SOCK_DIAG, which Python's socket module lacks
+
+    def inodes(self, family: int, protocol: int, port: int) -> list[tuple[IPAddress, int]]:
+        """Local address and inode of each listening or bound socket with this source port."""
+        request = inet_diag_req()
+        request["sdiag_family"], request["sdiag_protocol"] = family, protocol
+        request["idiag_states"] = 0xFFFFFFFF
+        raws = self.request(request, SOCK_DIAG_BY_FAMILY, NLM_F_DUMP, lambda: f"ss -n -a sport = :{port}")
+        messages = (_decoded(inet_diag_msg, raw) for raw in raws)
+        return [
+            (ip_address(message["idiag_src"]), message["idiag_inode"])
+            for message in messages
+            if message["idiag_sport"] == port and message["idiag_inode"]
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """A conntrack entry's original direction; `entry` is the message that names it for deletion."""
+
+    destination: IPAddress
+    port: int
+    translated: IPAddress
+    entry: Message
+
+
+class Conntrack(Netlink):
+    """The connection tracking table of one namespace (ctnetlink)."""
+
+    def __init__(self) -> None:
+        super().__init__(12)  # NETLINK_NETFILTER, likewise
+
+    def flows(self, family: int, protocol: int) -> Iterator[Flow]:
+        """The flows of one transport protocol: one dump."""
+        request = nfct_msg()
+        request["nfgen_family"] = family
+        raws = self.request(request, CT_GET, NLM_F_DUMP, lambda: "conntrack -L")
+        version = "V4" if family == socket.AF_INET else "V6"
+        for raw in raws:
+            message = _decoded(nfct_msg, raw)
+            original = message.get_attr("CTA_TUPLE_ORIG")
+            transport = original.get_attr("CTA_TUPLE_PROTO")
+            if transport.get_attr("CTA_PROTO_NUM") != protocol:
+                continue
+            reply = message.get_attr("CTA_TUPLE_REPLY").get_attr("CTA_TUPLE_IP")
+            yield Flow(
+                destination=ip_address(original.get_attr("CTA_TUPLE_IP").get_attr(f"CTA_IP_{version}_DST")),
+                port=transport.get_attr("CTA_PROTO_DST_PORT"),
+                translated=ip_address(reply.get_attr(f"CTA_IP_{version}_SRC")),
+                entry=message,
+            )
+
+    def delete(self, flow: Flow, family: int) -> None:
+        """Forgets one flow; its being gone already is as good."""
+        request = nfct_msg()
+        request["nfgen_family"] = family
+        request["attrs"] = [
+            ["CTA_TUPLE_ORIG", _plain(flow.entry.get_attr("CTA_TUPLE_ORIG"))],
+            ["CTA_ID", flow.entry.get_attr("CTA_ID")],
+        ]
+        try:
+            self.change(request, CT_DELETE, 0, lambda: f"conntrack -D --orig-dst {flow.destination}")
+        except KernelRefused as refusal:
+            if refusal.errno != errno.ENOENT:
+                raise
+
+
+def _plain(nested: Message) -> dict[str, Any]:
+    """A received attribute as plain data that can be sent again."""
+    attrs = [[name, _plain(value) if hasattr(value, "get_attr") else value] for name, value in nested["attrs"]]
+    return {"attrs": attrs}
+
+
+def netns_cookie() -> int:
+    """The number that names the calling thread's namespace until reboot (SO_NETNS_COOKIE); 0 if unknown."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as probe:
+        try:
+            return int(struct.unpack("=Q", probe.getsockopt(socket.SOL_SOCKET, 71, 8))[0])
+        except OSError as refusal:
+            if refusal.errno == errno.ENOPROTOOPT:  # before Linux 5.14
+                return os.stat("/proc/thread-self/ns/net").st_ino
+            raise

@@ -1,0 +1,1 @@
+"""Frozen values of the domain; imports the standard library only."""

@@ -1,0 +1,112 @@
+"""Operations as the commands one would type: for the log, for errors, for people who learn."""
+
+from __future__ import annotations
+
+from app.model.naming import alias
+from app.model.ops import Op
+from app.model.spec import NetnsKind, NetnsRef
+from app.model.state import Attachment, Bridge, DefaultRoute, ForeignLink, HostPort, Item, Netns, Sysctl
+
+
+def commands(op: Op) -> list[str]:
+    """The commands for one operation; none for a firewall item, which its backend knows."""
+    if op.after is None:
+        return _removed(op.item)
+    return _made(op.item) if op.before is None else _changed(op.before, op.after)
+
+
+def _in(netns: NetnsRef) -> str:
+    if netns.kind is NetnsKind.NAME:
+        return f"ip -n {netns.value}"
+    file = f"/proc/{netns.value}/ns/net" if netns.kind is NetnsKind.PID else netns.value
+    return f"nsenter --net={file} ip"
+
+
+def _made(item: Item) -> list[str]:
+    match item:
+        case Netns():
+            return [f"ip netns add {item.name}", f"ip -n {item.name} link set lo up"]
+        case HostPort():
+            return [f"# reserve {item.protocol} port {item.port} of {item.address}"]
+        case Bridge():
+            return [
+                f"ip link add {item.name} address {item.mac} mtu {item.mtu} type bridge",
+                f"ip link set {item.name} alias {alias(item.owner)}",
+                *(f"ip address add {address} dev {item.name}" for address in sorted(item.addresses)),
+                f"ip link set {item.name} up",
+            ]
+        case Attachment():
+            return _attach(item)
+        case DefaultRoute():
+            return [f"{_in(item.netns)} route replace default via {item.via} dev {item.ifname}"]
+        case Sysctl():
+            return [f"sysctl -w {_dotted(item.path)}={item.value}"]
+        case _:
+            return []
+
+
+def _attach(item: Attachment) -> list[str]:
+    inside = _in(item.netns)
+    where = item.netns.value if item.netns.kind is not NetnsKind.PATH else f"@{item.netns.value}"
+    return [
+        f"ip link add {item.host_ifname} mtu {item.mtu} master {item.bridge} type veth "
+        f"peer name {item.ifname} address {item.mac} netns {where}",
+        f"ip link set {item.host_ifname} alias {alias(item.owner)} up",
+        *([f"bridge link set dev {item.host_ifname} hairpin on"] if item.hairpin else []),
+        *(f"{inside} address add {address} dev {item.ifname}" for address in sorted(item.addresses)),
+        f"{inside} link set {item.ifname} up",
+    ]
+
+
+def _removed(item: Item) -> list[str]:
+    match item:
+        case Netns():
+            return [f"ip netns delete {item.name}"]
+        case HostPort():
+            return [f"# release {item.protocol} port {item.port} of {item.address}"]
+        case Bridge() | ForeignLink():
+            return [f"ip link delete {item.name}"]
+        case Attachment():
+            return [f"ip link delete {item.host_ifname}"]
+        case DefaultRoute():
+            return [f"{_in(item.netns)} route delete default via {item.via} dev {item.ifname}"]
+        case Sysctl():
+            return [f"# sysctl {_dotted(item.path)}: its former value again"]
+        case _:
+            return []
+
+
+def _changed(before: Item, after: Item) -> list[str]:
+    match before, after:
+        case Bridge(), Bridge():
+            return [*_addresses("ip", after.name, before, after), *_link("ip", after.name, before, after)]
+        case Attachment(), Attachment():
+            lines = [
+                *_addresses(_in(after.netns), after.ifname, before, after),
+                *_link("ip", after.host_ifname, before, after),
+            ]
+            if before.hairpin != after.hairpin:
+                switch = "on" if after.hairpin else "off"
+                lines.append(f"bridge link set dev {after.host_ifname} hairpin {switch}")
+            if before.bridge != after.bridge:
+                lines.append(f"ip link set {after.host_ifname} master {after.bridge}")
+            return lines
+        case _:
+            return _made(after)
+
+
+def _addresses(ip: str, name: str, before: Bridge | Attachment, after: Bridge | Attachment) -> list[str]:
+    return [
+        *(f"{ip} address add {address} dev {name}" for address in sorted(after.addresses - before.addresses)),
+        *(f"{ip} address delete {address} dev {name}" for address in sorted(before.addresses - after.addresses)),
+    ]
+
+
+def _link(ip: str, name: str, before: Bridge | Attachment, after: Bridge | Attachment) -> list[str]:
+    lines = [f"{ip} link set {name} mtu {after.mtu}"] if before.mtu != after.mtu else []
+    return [*lines, f"{ip} link set {name} up"] if not before.up else lines
+
+
+def _dotted(path: str) -> str:
+    """sysctl(8)'s form, in which a dot of an interface's name becomes a slash."""
+    return path.replace(".", "\0").replace("/", ".").replace("\0", "/")

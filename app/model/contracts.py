@@ -1,0 +1,60 @@
+"""What the planner's executor and the services ask of a kernel: the real one and the fake one keep to it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from typing import Protocol as Interface
+
+from app.model.ops import Op
+from app.model.spec import IPAddress, IPNetwork, NetnsRef, Protocol
+from app.model.state import Item, PortForward
+
+
+class Host(Interface):
+    """Facts about the host that a request is checked against; none of them costs a dump."""
+
+    def refresh(self) -> None:
+        """Takes in what the kernel has announced so far."""
+
+    def link_exists(self, name: str) -> bool:
+        """Whether the host has an interface of this name."""
+
+    def holds_address(self, address: IPAddress) -> bool:
+        """Whether an interface of the host carries the address."""
+
+    def route_in_the_way(self, subnet: IPNetwork) -> tuple[IPNetwork, str] | None:
+        """A route of the host, other than the default one, that overlaps: destination and interface."""
+
+    def default_mtu(self) -> int:
+        """MTU, in bytes, of the default route's interface, else 1500."""
+
+    def resolve(self, ref: NetnsRef) -> NetnsRef:
+        """The same namespace, a process with its start time. Raises NamespaceMissing, Invalid for the host's own."""
+
+    def namespace_name_free(self, name: str) -> bool:
+        """Whether nothing at all stands at /run/netns/NAME."""
+
+    def same_namespace(self, ref: NetnsRef, others: Collection[NetnsRef]) -> NetnsRef | None:
+        """Which of the others is this very namespace under another name, None where none is."""
+
+    def link_exists_in(self, ref: NetnsRef, name: str) -> bool:
+        """Whether a namespace has an interface of this name; False where the namespace is missing."""
+
+    def probe_port(self, protocol: Protocol, address: IPAddress, port: int) -> None:
+        """Raises PortTaken, naming the process, where one holds the port."""
+
+
+class Kernel(Host, Interface):
+    """Makes, changes and removes items, and reads back what is there."""
+
+    def apply(self, op: Op) -> None:
+        """Carries out one operation on anything but rules, all of it or nothing. Raises KernelRefused."""
+
+    def flush(self, forwards: Collection[PortForward]) -> None:
+        """Forgets the flows of connectionless protocols to these host ports."""
+
+    def observe(self, expected: Iterable[Item]) -> list[Item]:
+        """Every marked item there is, and of those expected that are there, how they really are."""
+
+    def close(self) -> None:
+        """Gives back sockets and descriptors; what was made in the kernel stays."""

@@ -1,0 +1,169 @@
+"""What users asked for: networks, endpoints, port mappings, address reservations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from typing import Literal
+
+IPAddress = IPv4Address | IPv6Address
+IPNetwork = IPv4Network | IPv6Network
+Version = Literal[4, 6]
+
+
+class Protocol(StrEnum):
+    """Transport protocols whose ports can be published."""
+
+    TCP = "tcp"
+    UDP = "udp"
+
+
+class NetnsKind(StrEnum):
+    """How a user names a network namespace."""
+
+    NAME = "name"
+    PID = "pid"
+    PATH = "path"
+
+
+@dataclass(frozen=True, slots=True)
+class NetnsRef:
+    """A network namespace as a user named it.
+
+    value: a name under /run/netns, a process id, or a path; start_time: for a process, its start in
+    clock ticks since boot (proc(5), stat field 22), so that a recycled pid is never mistaken for it.
+    """
+
+    kind: NetnsKind
+    value: str
+    start_time: int = 0
+
+    @property
+    def key(self) -> str:
+        """A stable text that tells namespaces apart, e.g. `name:red`."""
+        suffix = f"@{self.start_time}" if self.kind is NetnsKind.PID else ""
+        return f"{self.kind}:{self.value}{suffix}"
+
+    def __str__(self) -> str:
+        words = {NetnsKind.NAME: "namespace", NetnsKind.PID: "process", NetnsKind.PATH: "path"}
+        return f"{words[self.kind]} '{self.value}'"
+
+
+@dataclass(frozen=True, slots=True)
+class AddressPlan:
+    """One family of a network: its subnet, the bridge's address in it, where automatic ones come from."""
+
+    subnet: IPNetwork
+    gateway: IPAddress | None
+    ip_range: IPNetwork
+
+    @property
+    def version(self) -> Version:
+        return self.subnet.version
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Network:
+    """A bridge with a subnet, and the policy for the traffic of its endpoints."""
+
+    id: str
+    name: str
+    bridge: str
+    plans: tuple[AddressPlan, ...]
+    mtu: int
+    internal: bool = False
+    isolated: bool = True
+    masquerade: bool = True
+    labels: Mapping[str, str] = field(default_factory=dict, hash=False)
+    created_at: datetime
+    updated_at: datetime
+
+    def plan(self, version: Version) -> AddressPlan | None:
+        """The address plan of one IP version, or None where the network lacks it."""
+        return next((plan for plan in self.plans if plan.version == version), None)
+
+    @property
+    def ipv4(self) -> AddressPlan:
+        plan = self.plan(4)
+        if plan is None:
+            raise ValueError(f"network {self.id} has no IPv4 subnet")
+        return plan
+
+    @property
+    def routed(self) -> bool:
+        """Whether the host forwards for this network: it has a gateway and is not internal."""
+        return not self.internal and any(plan.gateway is not None for plan in self.plans)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """A veth pair from a network's bridge into a namespace."""
+
+    id: str
+    network_id: str
+    name: str
+    netns: NetnsRef
+    namespace_key: str
+    create_namespace: bool
+    addresses: tuple[IPAddress, ...]
+    mac: str
+    ifname: str
+    host_ifname: str
+    default_route: bool | None = None
+    default_route_at: datetime | None = None
+    labels: Mapping[str, str] = field(default_factory=dict, hash=False)
+    created_at: datetime
+    updated_at: datetime
+
+    def address(self, version: Version) -> IPAddress | None:
+        """The endpoint's address of one IP version, or None."""
+        return next((address for address in self.addresses if address.version == version), None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Portmap:
+    """A host port published to a port of an endpoint."""
+
+    id: str
+    endpoint_id: str
+    protocol: Protocol
+    host_ip: IPAddress
+    host_port: int
+    target_port: int
+    labels: Mapping[str, str] = field(default_factory=dict, hash=False)
+    created_at: datetime
+    updated_at: datetime
+
+    def __str__(self) -> str:
+        return f"{self.protocol}/{self.host_ip}:{self.host_port}"
+
+
+class AllocationKind(StrEnum):
+    """Who holds an address."""
+
+    ENDPOINT = "endpoint"
+    GATEWAY = "gateway"
+    RESERVATION = "reservation"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Allocation:
+    """An address of a network that somebody holds."""
+
+    id: str
+    network_id: str
+    address: IPAddress
+    kind: AllocationKind
+    endpoint_id: str | None = None
+    note: str = ""
+    created_at: datetime
+
+
+def gateways(network: Network) -> Iterator[IPAddress]:
+    """The addresses that the network's bridge carries."""
+    for plan in network.plans:
+        if plan.gateway is not None:
+            yield plan.gateway

@@ -1,0 +1,164 @@
+"""What the kernel shall hold, as data. An item is one thing that is made, changed and removed as a whole."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from ipaddress import IPv4Interface, IPv6Interface
+
+from app.model.spec import IPAddress, IPNetwork, NetnsRef, Protocol, Version
+
+IPInterface = IPv4Interface | IPv6Interface
+ItemKey = tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Netns:
+    """A namespace under /run/netns. Made where `create` allows it and it is missing; removed only if we made it."""
+
+    name: str
+    owner: str = field(compare=False)
+    create: bool = field(compare=False, default=True)
+
+    @property
+    def key(self) -> ItemKey:
+        return ("netns", self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class HostPort:
+    """A port of the host that a bound socket reserves for us."""
+
+    owner: str
+    protocol: Protocol
+    address: IPAddress
+    port: int
+
+    @property
+    def key(self) -> ItemKey:
+        return ("port", self.protocol, str(self.address), str(self.port))
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkPolicy:
+    """What the firewall must know of a network; the traffic rules follow from it."""
+
+    owner: str
+    bridge: str
+    subnet: IPNetwork
+    routed: bool
+    isolated: bool
+    masquerade: bool
+
+    @property
+    def key(self) -> ItemKey:
+        return ("policy", self.owner, str(self.subnet.version))
+
+
+@dataclass(frozen=True, slots=True)
+class PortForward:
+    """DNAT of a host port to an endpoint; `host_ip` 0.0.0.0 or :: means every address of the host."""
+
+    owner: str
+    bridge: str
+    protocol: Protocol
+    host_ip: IPAddress
+    host_port: int
+    target_ip: IPAddress
+    target_port: int
+
+    @property
+    def key(self) -> ItemKey:
+        return ("forward", self.owner)
+
+
+@dataclass(frozen=True, slots=True)
+class Bridge:
+    """A bridge in the host's namespace; its MAC is fixed, so that neighbours never keep a stale one."""
+
+    owner: str
+    name: str
+    mac: str
+    mtu: int
+    addresses: frozenset[IPInterface]
+    ipv6: bool
+    up: bool = True
+
+    @property
+    def key(self) -> ItemKey:
+        return ("link", self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """A veth pair: `host_ifname` is the bridge's port, `ifname` the end inside the namespace."""
+
+    owner: str
+    host_ifname: str
+    bridge: str
+    netns: NetnsRef
+    ifname: str
+    mac: str
+    mtu: int
+    addresses: frozenset[IPInterface]
+    ipv6: bool
+    hairpin: bool
+    up: bool = True
+
+    @property
+    def key(self) -> ItemKey:
+        return ("link", self.host_ifname)
+
+
+@dataclass(frozen=True, slots=True)
+class DefaultRoute:
+    """The default route of a namespace, for one IP version."""
+
+    owner: str = field(compare=False)
+    netns: NetnsRef = field(compare=False)
+    namespace_key: str
+    via: IPAddress
+    ifname: str
+
+    @property
+    def version(self) -> Version:
+        return self.via.version
+
+    @property
+    def key(self) -> ItemKey:
+        return ("route", self.namespace_key, str(self.version))
+
+
+@dataclass(frozen=True, slots=True)
+class Sysctl:
+    """A kernel setting of the host's namespace: a path below /proc/sys, such as net/ipv4/ip_forward."""
+
+    owner: str = field(compare=False)
+    path: str
+    value: str
+
+    @property
+    def key(self) -> ItemKey:
+        return ("sysctl", self.path)
+
+
+@dataclass(frozen=True, slots=True)
+class ForeignLink:
+    """A link that bears our mark and belongs to no object; it is only ever removed."""
+
+    owner: str
+    name: str
+
+    @property
+    def key(self) -> ItemKey:
+        return ("link", self.name)
+
+
+Item = Netns | HostPort | NetworkPolicy | PortForward | Bridge | Attachment | DefaultRoute | Sysctl | ForeignLink
+FirewallItem = NetworkPolicy | PortForward
+State = Mapping[ItemKey, Item]
+
+
+def state_of(*items: Item) -> dict[ItemKey, Item]:
+    """The items by key."""
+    return {item.key: item for item in items}

@@ -1,0 +1,95 @@
+"""What the kernel shall hold for each object; the worker asks for the objects that a change touches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from app.drivers import DRIVERS
+from app.model.spec import Endpoint, IPAddress, NetnsKind, Network, Portmap, Version
+from app.model.state import DefaultRoute, HostPort, Item, Netns, NetworkPolicy, PortForward, Sysctl
+
+_DRIVER = DRIVERS["bridge"]
+_FORWARDING: dict[Version, str] = {4: "net/ipv4/ip_forward", 6: "net/ipv6/conf/all/forwarding"}
+
+
+def host_items(*, routed: bool) -> tuple[Item, ...]:
+    """What the host itself needs; `routed`: there is a network that it forwards for."""
+    return (Sysctl("host", _FORWARDING[4], "1"),) if routed else ()
+
+
+def network_items(network: Network, *, local_ports: bool) -> tuple[Item, ...]:
+    """`local_ports`: a port of 127.0.0.1 leads into the network (route_localnet, row 8)."""
+    policies = tuple(
+        NetworkPolicy(
+            owner=network.id,
+            bridge=network.bridge,
+            subnet=plan.subnet,
+            routed=network.routed and plan.gateway is not None,
+            isolated=network.isolated,
+            masquerade=network.masquerade,
+        )
+        for plan in network.plans
+    )
+    localnet = Sysctl(network.id, f"net/ipv4/conf/{network.bridge}/route_localnet", "1")
+    return (*_DRIVER.network(network), *policies, *((localnet,) if local_ports and network.routed else ()))
+
+
+def endpoint_items(network: Network, endpoint: Endpoint, *, published: bool) -> tuple[Item, ...]:
+    """`published`: the endpoint has port mappings."""
+    return _DRIVER.endpoint(network, endpoint, published=published)
+
+
+def namespace_items(members: Sequence[tuple[Endpoint, Network]]) -> tuple[Item, ...]:
+    """A namespace and its default routes, from all its endpoints, oldest first."""
+    items: list[Item] = []
+    if members and members[0][0].netns.kind is NetnsKind.NAME:
+        create = any(endpoint.create_namespace for endpoint, _network in members)
+        items.append(Netns(members[0][0].netns.value, members[0][0].id, create))
+    for version in (4, 6):
+        route = _default_route(members, 4 if version == 4 else 6)
+        if route is not None:
+            items.append(route)
+    return tuple(items)
+
+
+def _default_route(members: Sequence[tuple[Endpoint, Network]], version: Version) -> DefaultRoute | None:
+    """The endpoint that took the route last has it, else the oldest one that does not refuse it."""
+    candidates = [
+        (endpoint, gateway)
+        for endpoint, network in members
+        if endpoint.default_route is not False and (gateway := gateway_for(network, version)) is not None
+    ]
+    if not candidates:
+        return None
+    takers = [pair for pair in candidates if pair[0].default_route and pair[0].default_route_at is not None]
+    endpoint, gateway = max(takers, key=lambda pair: str(pair[0].default_route_at)) if takers else candidates[0]
+    return DefaultRoute(endpoint.id, endpoint.netns, endpoint.namespace_key, gateway, endpoint.ifname)
+
+
+def gateway_for(network: Network, version: Version) -> IPAddress | None:
+    """The address that endpoints route by; an internal network has no way out."""
+    plan = network.plan(version)
+    return plan.gateway if plan is not None and not network.internal else None
+
+
+def portmap_items(network: Network, endpoint: Endpoint, portmap: Portmap) -> tuple[Item, ...]:
+    """The port stays reserved while nothing can be forwarded to it: on a network without a way in."""
+    reservation = HostPort(portmap.id, portmap.protocol, portmap.host_ip, portmap.host_port)
+    target = endpoint.address(portmap.host_ip.version)
+    if target is None or gateway_for(network, portmap.host_ip.version) is None:
+        return (reservation,)
+    forward = PortForward(
+        owner=portmap.id,
+        bridge=network.bridge,
+        protocol=portmap.protocol,
+        host_ip=portmap.host_ip,
+        host_port=portmap.host_port,
+        target_ip=target,
+        target_port=portmap.target_port,
+    )
+    return (reservation, forward)
+
+
+def is_local(portmap: Portmap) -> bool:
+    """Whether a process of the host reaches the port at 127.0.0.1."""
+    return int(portmap.host_ip) == 0 or portmap.host_ip.is_loopback

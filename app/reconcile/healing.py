@@ -1,0 +1,54 @@
+"""The full pass: everything wanted against everything there, whatever happened in between."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+from app.firewall.protocol import Firewall
+from app.model.contracts import Kernel
+from app.model.errors import BridgeheadError
+from app.model.ops import Op
+from app.model.state import FirewallItem, HostPort, Item, ItemKey
+from app.planner.diff import diff
+from app.reconcile.executor import Executor
+from app.reconcile.render import Rendered
+from app.services.context import Key
+
+log = logging.getLogger("bridgehead.worker")
+
+
+@dataclass(frozen=True, slots=True)
+class Healed:
+    """The state reached, by key, and what the kernel refused."""
+
+    applied: dict[Key, dict[ItemKey, Item]]
+    refused: list[tuple[Op, BridgeheadError]]
+
+
+def heal(kernel: Kernel, firewall: Firewall, executor: Executor, rendered: dict[Key, Rendered]) -> Healed:
+    """Host ports first, then the rules as a whole, then links, routes and settings one by one.
+
+    A mapping whose port a process took meanwhile gets no rule: it would take that process's traffic.
+    """
+    wanted = {item_key: item for one in rendered.values() for item_key, item in one.items.items()}
+    links = {key: item for key, item in wanted.items() if not isinstance(item, FirewallItem)}
+    observed = {item.key: item for item in kernel.observe(links.values())}
+    ops = diff(links, observed)
+    ports = executor.run_each([op for op in ops if isinstance(op.item, HostPort) and op.before is None])
+    lost = {op.item.owner for op, _refusal in ports.refused}
+    rules = {key: item for key, item in wanted.items() if isinstance(item, FirewallItem) and item.owner not in lost}
+    found = firewall.sync(rules.values())
+    for line in found:
+        log.warning("healed: %s", line)
+    rest = executor.run_each([op for op in ops if not (isinstance(op.item, HostPort) and op.before is None)])
+    for op in rest.done:
+        log.info("healed: %s %s", "removed" if op.after is None else "restored", " ".join(op.item.key))
+    refused = ports.refused + rest.refused
+    missing = {op.item.key for op, _refusal in refused if op.before is None}
+    missing |= {item.key for item in wanted.values() if isinstance(item, FirewallItem) and item.key not in rules}
+    applied = {
+        key: {item_key: item for item_key, item in one.items.items() if item_key not in missing}
+        for key, one in rendered.items()
+    }
+    return Healed(applied, refused)

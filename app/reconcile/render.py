@@ -1,0 +1,84 @@
+"""From keys to what the kernel shall hold for them: reads a change's own objects, not a thousand others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from app.model.spec import Allocation, AllocationKind, Endpoint, Network, Portmap
+from app.model.state import Item, ItemKey, state_of
+from app.planner import desired
+from app.services.context import HOST, Key
+from app.store.repository import Repository
+
+Subject = Network | Endpoint | Portmap | Allocation | None
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """An object as the store has it, None for none, and the items it wants."""
+
+    subject: Subject
+    items: dict[ItemKey, Item]
+
+
+_NOTHING = Rendered(None, {})
+
+
+def render(store: Repository, key: Key) -> Rendered:
+    """What one key wants."""
+    kind, identity = key
+    match kind:
+        case "host":
+            return Rendered(None, state_of(*desired.host_items(routed=store.any_routed_network())))
+        case "network":
+            network = store.network(identity)
+            return _NOTHING if network is None else _network(store, network)
+        case "endpoint":
+            endpoint = store.endpoint(identity)
+            return _NOTHING if endpoint is None else _endpoint(store, endpoint)
+        case "portmap":
+            portmap = store.portmap(identity)
+            return _NOTHING if portmap is None else _portmap(store, portmap)
+        case "namespace":
+            members = [(member, network_of(store, member)) for member in store.endpoints_in(identity)]
+            return Rendered(None, state_of(*desired.namespace_items(members)))
+        case "allocation":
+            return Rendered(store.allocation(identity), {})
+
+
+def network_of(store: Repository, endpoint: Endpoint) -> Network:
+    """The endpoint's network, which a foreign key guarantees."""
+    network = store.network(endpoint.network_id)
+    if network is None:
+        raise LookupError(f"endpoint {endpoint.id} without its network {endpoint.network_id}")
+    return network
+
+
+def _network(store: Repository, network: Network) -> Rendered:
+    local_ports = network.routed and store.has_local_ports(network)
+    return Rendered(network, state_of(*desired.network_items(network, local_ports=local_ports)))
+
+
+def _endpoint(store: Repository, endpoint: Endpoint) -> Rendered:
+    published = store.has_portmaps(endpoint)
+    items = desired.endpoint_items(network_of(store, endpoint), endpoint, published=published)
+    return Rendered(endpoint, state_of(*items))
+
+
+def _portmap(store: Repository, portmap: Portmap) -> Rendered:
+    endpoint = store.endpoint(portmap.endpoint_id)
+    if endpoint is None:
+        raise LookupError(f"port mapping {portmap.id} without its endpoint {portmap.endpoint_id}")
+    return Rendered(portmap, state_of(*desired.portmap_items(network_of(store, endpoint), endpoint, portmap)))
+
+
+def all_keys(store: Repository) -> list[Key]:
+    """Every key there is: for a full pass only."""
+    endpoints = store.endpoints()
+    keys: list[Key] = [HOST]
+    keys += [("network", network.id) for network in store.networks()]
+    keys += [("endpoint", endpoint.id) for endpoint in endpoints]
+    keys += [("namespace", key) for key in dict.fromkeys(endpoint.namespace_key for endpoint in endpoints)]
+    keys += [("portmap", portmap.id) for portmap in store.portmaps()]
+    reservations = (one for one in store.allocations() if one.kind is AllocationKind.RESERVATION)
+    return keys + [("allocation", one.id) for one in reservations]

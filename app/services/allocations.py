@@ -1,0 +1,37 @@
+"""Reserved addresses: held and given back without an endpoint."""
+
+from __future__ import annotations
+
+from app.model.errors import EndpointInUse, NetworkInUse, NotFound
+from app.model.naming import new_id
+from app.model.spec import AllocationKind
+from app.services import addresses
+from app.services.context import Change, Context
+from app.services.requests import AllocationCreate
+
+
+def create(context: Context, request: AllocationCreate) -> Change:
+    """Raises NotFound, AddressTaken, AddressOutsideSubnet, Invalid, PoolExhausted."""
+    network = context.network(request.network)
+    address = addresses.give(context, network, request.address)
+    allocation = addresses.hold(
+        context, network, address, AllocationKind.RESERVATION, holder_id=new_id(), note=request.note
+    )
+    return Change(allocation.id, (("allocation", allocation.id),))
+
+
+def delete(context: Context, allocation_id: str) -> Change:
+    """Raises NotFound; EndpointInUse and NetworkInUse for an address that is more than reserved."""
+    allocation = context.store.allocation(allocation_id)
+    if allocation is None:
+        raise NotFound(f"allocation '{allocation_id}' does not exist; GET /ipam/allocations lists those that do")
+    if allocation.kind is AllocationKind.ENDPOINT:
+        holder = addresses.describe_holder(context, allocation)
+        raise EndpointInUse(f"address {allocation.address} is that of {holder}; delete the endpoint instead")
+    if allocation.kind is AllocationKind.GATEWAY:
+        network = context.network(allocation.network_id)
+        raise NetworkInUse(
+            f"address {allocation.address} is the gateway of network '{network.name}'; PATCH its gateway instead"
+        )
+    context.store.delete_allocation(allocation)
+    return Change(allocation.id, (("allocation", allocation.id),))

@@ -1,0 +1,139 @@
+"""What reads are answered from: the committed objects and their status, in memory.
+
+The worker alone writes, after each commit; readers never wait for it. Values are frozen, and each
+dictionary operation is atomic, so that a reader sees every object as some commit left it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
+from itertools import islice
+from typing import TypeVar
+
+from app.model import ipam
+from app.model.errors import NotFound
+from app.model.spec import Allocation, AllocationKind, Endpoint, Network, Portmap, gateways
+from app.model.status import State, Status
+from app.services.context import Key
+
+T = TypeVar("T")
+Object = Network | Endpoint | Portmap | Allocation
+
+
+class Catalog:
+    """The objects by kind and id, oldest first, and their status."""
+
+    def __init__(self) -> None:
+        self.networks: dict[str, Network] = {}
+        self.endpoints: dict[str, Endpoint] = {}
+        self.portmaps: dict[str, Portmap] = {}
+        self.reservations: dict[str, Allocation] = {}
+        self._statuses: dict[str, Status] = {}
+        self._names: dict[tuple[str, str], str] = {}
+
+    # --- the worker's side
+
+    def put(self, key: Key, value: Object | None) -> None:
+        """Publishes an object as it is now; None: it is gone."""
+        kind, identity = key
+        store: dict[str, Object] = getattr(self, _STORES[kind])
+        former = store.get(identity)
+        if isinstance(former, Network | Endpoint):
+            self._names.pop((kind, former.name), None)
+        if value is None:
+            store.pop(identity, None)
+            self._statuses.pop(identity, None)
+            return
+        store[identity] = value
+        if isinstance(value, Network | Endpoint):
+            self._names[kind, value.name] = identity
+
+    def set_status(self, identity: str, state: State, message: str = "") -> None:
+        """Publishes how an object fares; `since` moves with the state only."""
+        former = self._statuses.get(identity)
+        if former is None or (former.state, former.message) != (state, message):
+            unchanged = former is not None and former.state == state
+            since = former.since if former is not None and unchanged else datetime.now(UTC)
+            self._statuses[identity] = Status(state, message, since)
+
+    # --- the readers' side
+
+    def status(self, identity: str) -> Status:
+        found = self._statuses.get(identity)
+        return found if found is not None else Status(State.PENDING, "", datetime.now(UTC))
+
+    def network(self, ref: str) -> Network:
+        """By id or name; an id wins. Raises NotFound."""
+        found = self.networks.get(ref) or self.networks.get(self._names.get(("network", ref), ""))
+        if found is None:
+            raise NotFound(f"network '{ref}' does not exist; GET /networks lists those that do")
+        return found
+
+    def endpoint(self, ref: str) -> Endpoint:
+        """By id or name; an id wins. Raises NotFound."""
+        found = self.endpoints.get(ref) or self.endpoints.get(self._names.get(("endpoint", ref), ""))
+        if found is None:
+            raise NotFound(f"endpoint '{ref}' does not exist; GET /endpoints lists those that do")
+        return found
+
+    def portmap(self, identity: str) -> Portmap:
+        """Raises NotFound."""
+        found = self.portmaps.get(identity)
+        if found is None:
+            raise NotFound(f"port mapping '{identity}' does not exist; GET /portmaps lists those that do")
+        return found
+
+    def allocation(self, identity: str) -> Allocation:
+        """Raises NotFound."""
+        found = self.reservations.get(identity)
+        if found is None:
+            raise NotFound(f"allocation '{identity}' does not exist; GET /ipam/allocations lists those that do")
+        return found
+
+    def allocations(self, network: Network) -> list[Allocation]:
+        """Every held address of a network, ascending."""
+        held = [
+            Allocation(
+                id=network.id,
+                network_id=network.id,
+                address=address,
+                kind=AllocationKind.GATEWAY,
+                created_at=network.created_at,
+            )
+            for address in gateways(network)
+        ]
+        held += [
+            Allocation(
+                id=endpoint.id,
+                network_id=network.id,
+                address=address,
+                kind=AllocationKind.ENDPOINT,
+                endpoint_id=endpoint.id,
+                created_at=endpoint.created_at,
+            )
+            for endpoint in list(self.endpoints.values())
+            if endpoint.network_id == network.id
+            for address in endpoint.addresses
+        ]
+        held += [one for one in list(self.reservations.values()) if one.network_id == network.id]
+        return sorted(held, key=lambda one: (one.address.version, int(one.address)))
+
+    def pool(self, network: Network) -> tuple[int, int, int]:
+        """Size, used by endpoints, otherwise reserved: counts of a network's IPv4 addresses."""
+        held = self.allocations(network)
+        used = sum(one.kind is AllocationKind.ENDPOINT for one in held)
+        return ipam.size(network.ipv4.subnet), used, len(held) - used
+
+
+_STORES: Mapping[str, str] = {
+    "network": "networks",
+    "endpoint": "endpoints",
+    "portmap": "portmaps",
+    "allocation": "reservations",
+}
+
+
+def page(values: Iterable[T], limit: int | None, *keep: Callable[[T], bool]) -> list[T]:
+    """The first `limit` values that every filter keeps; all of them without a limit."""
+    return list(islice((value for value in list(values) if all(test(value) for test in keep)), limit))

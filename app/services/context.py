@@ -1,0 +1,62 @@
+"""What every service works with, and what it gives back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Literal
+
+from app.model.contracts import Host
+from app.model.errors import NotFound
+from app.model.spec import Endpoint, IPNetwork, Network, Portmap
+from app.store.repository import Repository
+
+Kind = Literal["host", "network", "endpoint", "namespace", "portmap", "allocation"]
+Key = tuple[Kind, str]
+"""Names one thing that the planner renders: an object by its id, a namespace by its key, the host."""
+
+HOST: Key = ("host", "")
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """One request's transaction, the facts about the host, and the pools."""
+
+    store: Repository
+    host: Host
+    pools: tuple[tuple[IPNetwork, int], ...]
+    now: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+    def network(self, ref: str, field_name: str = "network") -> Network:
+        """Raises NotFound."""
+        found = self.store.network(ref)
+        if found is None:
+            raise NotFound(f"{field_name} '{ref}' does not exist; GET /networks lists those that do")
+        return found
+
+    def endpoint(self, ref: str, field_name: str = "endpoint") -> Endpoint:
+        """Raises NotFound."""
+        found = self.store.endpoint(ref)
+        if found is None:
+            raise NotFound(f"{field_name} '{ref}' does not exist; GET /endpoints lists those that do")
+        return found
+
+    def portmap(self, ref: str) -> Portmap:
+        """Raises NotFound."""
+        found = self.store.portmap(ref)
+        if found is None:
+            raise NotFound(f"port mapping '{ref}' does not exist; GET /portmaps lists those that do")
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a service changed: the object that the answer shows, and all that must be planned again."""
+
+    subject: str
+    keys: tuple[Key, ...]
+
+
+def unique(keys: list[Key]) -> tuple[Key, ...]:
+    """The keys once each, in their order."""
+    return tuple(dict.fromkeys(keys))

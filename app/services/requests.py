@@ -1,0 +1,214 @@
+"""The bodies that clients send: strict types, no unknown fields, each checked by itself."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from app.model import ipam, naming
+from app.model.errors import BridgeheadError, Invalid
+from app.model.spec import Protocol
+
+_LABELS_MAX = 64
+_LABEL_LENGTH = 256
+_TEXT_LENGTH = 4096
+
+
+def _checked(check: Any) -> AfterValidator:
+    """A check of the model's as a validator: its words become the answer's."""
+
+    def validate(value: str) -> str:
+        try:
+            return str(check(value))
+        except BridgeheadError as refusal:
+            raise ValueError(refusal.detail) from None
+
+    return AfterValidator(validate)
+
+
+def _encodable(value: str) -> str:
+    """JSON can carry half a surrogate pair, which no file name and no database can."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValueError("the text has a lone surrogate, which is no character") from None
+    return value
+
+
+def _check_labels(labels: dict[str, str]) -> dict[str, str]:
+    if len(labels) > _LABELS_MAX:
+        raise ValueError(f"{len(labels)} labels; at most {_LABELS_MAX}")
+    for key, value in labels.items():
+        _encodable(key + value)
+        if not 0 < len(key) <= _LABEL_LENGTH or len(value) > _LABEL_LENGTH or "=" in key:
+            raise ValueError(
+                f"label '{key}': 1 to {_LABEL_LENGTH} characters, no '='; its value at most {_LABEL_LENGTH}"
+            )
+    return labels
+
+
+Name = Annotated[
+    str,
+    _checked(lambda value: naming.check_name(value, "name")),
+    Field(json_schema_extra={"pattern": naming.NAME_PATTERN}, description="Letters, digits, `_`, `.`, `-`; unique."),
+]
+Ifname = Annotated[
+    str,
+    _checked(lambda value: naming.check_ifname(value, "interface name")),
+    Field(json_schema_extra={"pattern": naming.IFNAME_PATTERN}),
+]
+Cidr = Annotated[str, _checked(lambda value: ipam.parse_network(value, "network")), Field(max_length=64)]
+Address = Annotated[str, _checked(lambda value: ipam.parse_address(value, "address")), Field(max_length=64)]
+Mac = Annotated[
+    str,
+    _checked(lambda value: naming.check_mac(value, "mac")),
+    Field(json_schema_extra={"pattern": naming.MAC_PATTERN}),
+]
+Mtu = Annotated[int, Field(ge=68, le=65535, description="Bytes.")]
+Port = Annotated[int, Field(ge=1, le=65535)]
+Labels = Annotated[dict[str, str], AfterValidator(_check_labels)]
+Text = Annotated[str, AfterValidator(_encodable)]
+Ref = Annotated[Text, Field(min_length=1, max_length=256, description="An id or a name; an id wins.")]
+
+
+def _check_protocol(value: str) -> str:
+    if value not in tuple(Protocol):
+        raise ValueError(f"protocol '{value}' is not known; use one of {', '.join(Protocol)}")
+    return value
+
+
+ProtocolName = Annotated[
+    str, AfterValidator(_check_protocol), Field(json_schema_extra={"enum": [str(one) for one in Protocol]})
+]
+
+
+class Request(BaseModel):
+    """Refuses what it does not know, and converts nothing."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    def given(self) -> dict[str, Any]:
+        """The fields that the client sent."""
+        return {name: getattr(self, name) for name in self.model_fields_set}
+
+
+def refuse_null(request: Request, *nullable: str) -> None:
+    """Raises Invalid where a field is null that a PATCH cannot clear."""
+    for name, value in request.given().items():
+        if value is None and name not in nullable:
+            raise Invalid(f"{name} cannot be null; leave it out to keep it as it is")
+
+
+class NetworkCreate(Request):
+    """A new network."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"name": "web"}, {"name": "br0", "subnet": "192.168.15.0/24", "gateway": None}]}
+    )
+
+    name: Name
+    bridge: Ifname | None = Field(
+        None, description="The bridge's interface name; by default the name, else `bh-` and 10 hexadecimal digits."
+    )
+    subnet: Cidr | None = Field(None, description="By default the next free one of the pools.")
+    gateway: Address | None = Field(
+        None, description="The bridge's address; by default the subnet's first. `null`: none, a pure L2 bridge."
+    )
+    ip_range: Cidr | None = Field(None, description="Where automatic addresses come from; by default the subnet.")
+    mtu: Mtu | None = Field(None, description="By default that of the default route's interface, else 1500.")
+    internal: bool = Field(False, description="No way out and none in, published ports included.")
+    isolated: bool = Field(True, description="No traffic from or to the other networks, but for published ports.")
+    masquerade: bool = Field(True, description="Outbound traffic leaves with the uplink's address.")
+    labels: Labels = Field(default_factory=dict)
+
+
+class NetworkPatch(Request):
+    """A change of a live network. Its name, bridge and subnet stay as they are."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"gateway": "192.168.15.5"}, {"isolated": False}]})
+
+    gateway: Address | None = Field(None, description="`null` takes it away: a pure L2 bridge.")
+    ip_range: Cidr | None = Field(None, description="`null`: the subnet.")
+    mtu: Mtu | None = None
+    internal: bool | None = None
+    isolated: bool | None = None
+    masquerade: bool | None = None
+    labels: Labels | None = None
+
+
+class EndpointCreate(Request):
+    """A new endpoint. Exactly one of `namespace`, `pid` and `netns` says where."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"network": "web", "namespace": "red"},
+                {"network": "br0", "namespace": "red", "ifname": "veth-red", "host_ifname": "veth-red-br"},
+            ]
+        }
+    )
+
+    network: Ref
+    namespace: Annotated[str, _checked(lambda value: naming.check_name(value, "namespace"))] | None = Field(
+        None, description="A name under /run/netns, made where it is missing."
+    )
+    pid: Annotated[int, Field(ge=1, le=1 << 22)] | None = Field(None, description="A process in the namespace.")
+    netns: Annotated[Text, Field(min_length=1, max_length=_TEXT_LENGTH)] | None = Field(
+        None, description="The absolute path of a namespace file."
+    )
+    create_namespace: bool = Field(True, description="Whether a missing `namespace` is made.")
+    name: Name | None = Field(None, description="By default the namespace's name, else `ep-` and 8 digits.")
+    address: Address | None = Field(None, description="By default the next free one, round robin.")
+    mac: Mac | None = Field(None, description="By default random and locally administered.")
+    ifname: Ifname | None = Field(None, description="Inside the namespace; by default the next free `ethN`.")
+    host_ifname: Ifname | None = Field(None, description="On the bridge; by default `veth` and 10 digits.")
+    default_route: bool | None = Field(None, description="`null`: automatic, `true` takes it, `false` never has it.")
+    labels: Labels = Field(default_factory=dict)
+
+
+class EndpointPatch(Request):
+    """A change of a live endpoint."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"default_route": True}]})
+
+    name: Name | None = None
+    default_route: bool | None = None
+    labels: Labels | None = None
+
+
+class PortmapCreate(Request):
+    """A port of the host, published to a port of an endpoint."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"endpoint": "red", "host_port": 8080, "target_port": 80}, {"endpoint": "red"}]}
+    )
+
+    endpoint: Ref
+    protocol: ProtocolName = "tcp"
+    host_ip: Address = Field("0.0.0.0", description="An address of the host; 127.x: from this host alone.")  # noqa: S104
+    host_port: Port | None = Field(None, description="By default the next free of 49153-65535.")
+    target_port: Port | None = Field(None, description="By default the host port.")
+    labels: Labels = Field(default_factory=dict)
+
+
+class PortmapPatch(Request):
+    """A change of a live mapping: new connections go to the new target at once."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"target_port": 8000}]})
+
+    endpoint: Ref | None = None
+    host_ip: Address | None = None
+    host_port: Port | None = None
+    target_port: Port | None = None
+    labels: Labels | None = None
+
+
+class AllocationCreate(Request):
+    """A reserved address, held without an endpoint."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"network": "web", "note": "the printer"}]})
+
+    network: Ref
+    address: Address | None = Field(None, description="By default the next free one.")
+    note: Annotated[Text, Field(max_length=_TEXT_LENGTH)] = ""

@@ -1,0 +1,76 @@
+"""Flags and environment: `BRIDGEHEAD_SOCKET` and so on."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+from pydantic import field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from app.model import ipam
+from app.model.errors import BridgeheadError
+from app.model.spec import IPNetwork
+
+DEFAULT_SOCKET = "/run/bridgehead/api.sock"
+
+
+class Settings(BaseSettings):
+    """What `bridgehead serve` is told."""
+
+    model_config = SettingsConfigDict(env_prefix="BRIDGEHEAD_", extra="ignore")
+
+    socket: str = DEFAULT_SOCKET
+    listen: str = "127.0.0.1:8015"
+    state_dir: str = "/var/lib/bridgehead"
+    database: str = ""
+    firewall: Literal["auto", "iptables", "none"] = "auto"
+    pool: list[str] = ["192.168.15.0/24:24", "192.168.16.0/20:24"]
+    resync: float = 60.0
+
+    @field_validator("listen")
+    @classmethod
+    def _check_listen(cls, value: str) -> str:
+        if value and split_listen(value) is None:
+            raise ValueError(f"listen '{value}' is not HOST:PORT, such as 127.0.0.1:8015 or [::1]:8015")
+        return value
+
+    @field_validator("pool")
+    @classmethod
+    def _check_pools(cls, value: list[str]) -> list[str]:
+        for text in value:
+            _pool(text)
+        return value
+
+    @cached_property
+    def pools(self) -> tuple[tuple[IPNetwork, int], ...]:
+        """The pools, each with the prefix length of the subnets cut from it."""
+        return tuple(_pool(text) for text in self.pool)
+
+    @property
+    def database_url(self) -> str:
+        return self.database or f"sqlite:///{Path(self.state_dir).absolute()}/bridgehead.db"
+
+
+def split_listen(value: str) -> tuple[str, int] | None:
+    """Host and port of HOST:PORT, None where it is not that."""
+    host, colon, port = value.rpartition(":")
+    if not colon or not host or not port.isdigit() or not 0 <= int(port) <= 65535:
+        return None
+    return host.strip("[]"), int(port)
+
+
+def _pool(text: str) -> tuple[IPNetwork, int]:
+    cidr, _colon, prefix = text.partition(":")
+    try:
+        network = ipam.parse_network(cidr, "pool")
+    except BridgeheadError as refusal:
+        raise ValueError(refusal.detail) from None
+    if network.version != 4:
+        raise ValueError(f"pool '{text}' is not IPv4")
+    if not prefix:
+        return network, max(24, network.prefixlen)
+    if not prefix.isdigit() or not network.prefixlen <= int(prefix) <= 30:
+        raise ValueError(f"pool '{text}': the prefix length after ':' must be {network.prefixlen} to 30")
+    return network, int(prefix)

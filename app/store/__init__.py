@@ -1,0 +1,1 @@
+"""The database: what users asked for, and nothing that can be read from the kernel."""

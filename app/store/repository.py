@@ -1,0 +1,235 @@
+"""Every query. One repository lives as long as one transaction; rows stay in here, values come out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from sqlalchemy import ColumnElement, delete
+from sqlmodel import Session, col, or_, select
+
+from app.model.ipam import address_at
+from app.model.spec import Allocation, AllocationKind, Endpoint, IPAddress, IPNetwork, Network, Portmap, Protocol
+from app.store import mapping
+from app.store.tables import AllocationRow, EndpointRow, NetworkRow, PortmapRow
+
+_CHUNK = 256
+"""Allocations read at a time while looking for a gap."""
+
+
+class Repository:
+    """The objects of one transaction. An IntegrityError of the database is the caller's bug, not its input's."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def _first(self, row: Any, *where: ColumnElement[bool] | bool) -> Any:
+        return self._session.exec(select(row).where(*where).order_by(row.seq).limit(1)).first()
+
+    def _all(self, row: Any, *where: ColumnElement[bool] | bool) -> Iterable[Any]:
+        return self._session.exec(select(row).where(*where).order_by(row.seq)).all()
+
+    def _by_ref(self, row: Any, ref: str) -> Any:
+        return self._first(row, row.id == ref) or self._first(row, row.name == ref)
+
+    # --- networks
+
+    def networks(self) -> list[Network]:
+        return [mapping.network_of(row) for row in self._all(NetworkRow)]
+
+    def network(self, ref: str) -> Network | None:
+        """By id or name; an id wins."""
+        row = self._by_ref(NetworkRow, ref)
+        return mapping.network_of(row) if row else None
+
+    def network_with_bridge(self, bridge: str) -> Network | None:
+        row = self._first(NetworkRow, NetworkRow.bridge == bridge)
+        return mapping.network_of(row) if row else None
+
+    def network_overlapping(self, subnet: IPNetwork) -> Network | None:
+        """The lowest network that shares an address with the subnet."""
+        first, last = mapping.span_of(subnet)
+        row = self._first(NetworkRow, NetworkRow.subnet_first <= last, NetworkRow.subnet_last >= first)
+        return mapping.network_of(row) if row else None
+
+    def any_routed_network(self) -> bool:
+        """Whether the host forwards for any network."""
+        found = self._first(NetworkRow, col(NetworkRow.gateway).is_not(None), col(NetworkRow.internal).is_(False))
+        return found is not None
+
+    def cursor(self, network: Network) -> IPAddress | None:
+        """The automatic address that was given last."""
+        row = self._by_ref(NetworkRow, network.id)
+        return address_at(network.ipv4.subnet, mapping.value_of(row.cursor, 4)) if row.cursor else None
+
+    def move_cursor(self, network: Network, address: IPAddress) -> None:
+        row = self._by_ref(NetworkRow, network.id)
+        row.cursor = mapping.key_of(address)
+        self._save(row)
+
+    def add_network(self, network: Network) -> None:
+        self._save(mapping.fill_network(_blank(NetworkRow), network))
+
+    def update_network(self, network: Network) -> None:
+        self._save(mapping.fill_network(self._by_ref(NetworkRow, network.id), network))
+
+    def delete_network(self, network: Network) -> None:
+        self._delete(AllocationRow, AllocationRow.network_id == network.id)
+        self._delete(NetworkRow, NetworkRow.id == network.id)
+
+    # --- endpoints
+
+    def endpoints(self) -> list[Endpoint]:
+        return [mapping.endpoint_of(row) for row in self._all(EndpointRow)]
+
+    def endpoint(self, ref: str) -> Endpoint | None:
+        """By id or name; an id wins."""
+        row = self._by_ref(EndpointRow, ref)
+        return mapping.endpoint_of(row) if row else None
+
+    def endpoint_named(self, name: str) -> Endpoint | None:
+        row = self._first(EndpointRow, EndpointRow.name == name)
+        return mapping.endpoint_of(row) if row else None
+
+    def endpoint_with_host_ifname(self, name: str) -> Endpoint | None:
+        row = self._first(EndpointRow, EndpointRow.host_ifname == name)
+        return mapping.endpoint_of(row) if row else None
+
+    def endpoints_of(self, network: Network) -> list[Endpoint]:
+        return [mapping.endpoint_of(row) for row in self._all(EndpointRow, EndpointRow.network_id == network.id)]
+
+    def endpoint_count(self, network: Network) -> int:
+        """How many endpoints a network has."""
+        statement = select(EndpointRow.seq).where(EndpointRow.network_id == network.id)
+        return len(self._session.exec(statement).all())
+
+    def endpoints_in(self, namespace_key: str) -> list[Endpoint]:
+        """The endpoints of one namespace, oldest first."""
+        rows = self._all(EndpointRow, EndpointRow.namespace_key == namespace_key)
+        return [mapping.endpoint_of(row) for row in rows]
+
+    def foreign_references(self) -> list[Endpoint]:
+        """One endpoint for each namespace that is not given by its name: the ones that may be one under two names."""
+        rows = self._all(EndpointRow, EndpointRow.netns_kind != "name")
+        return [mapping.endpoint_of(row) for row in rows]
+
+    def add_endpoint(self, endpoint: Endpoint) -> None:
+        self._save(mapping.fill_endpoint(_blank(EndpointRow), endpoint))
+
+    def update_endpoint(self, endpoint: Endpoint) -> None:
+        self._save(mapping.fill_endpoint(self._by_ref(EndpointRow, endpoint.id), endpoint))
+
+    def delete_endpoint(self, endpoint: Endpoint) -> None:
+        self._delete(AllocationRow, AllocationRow.endpoint_id == endpoint.id)
+        self._delete(EndpointRow, EndpointRow.id == endpoint.id)
+
+    # --- port mappings
+
+    def portmaps(self) -> list[Portmap]:
+        return [mapping.portmap_of(row) for row in self._all(PortmapRow)]
+
+    def portmap(self, portmap_id: str) -> Portmap | None:
+        row = self._first(PortmapRow, PortmapRow.id == portmap_id)
+        return mapping.portmap_of(row) if row else None
+
+    def portmaps_of(self, endpoint: Endpoint) -> list[Portmap]:
+        rows = self._all(PortmapRow, PortmapRow.endpoint_id == endpoint.id)
+        return [mapping.portmap_of(row) for row in rows]
+
+    def portmaps_on(self, protocol: Protocol, port: int) -> list[Portmap]:
+        """The mappings of one host port, at any address of the host."""
+        rows = self._all(PortmapRow, PortmapRow.host_port == port, PortmapRow.protocol == str(protocol))
+        return [mapping.portmap_of(row) for row in rows]
+
+    def ports_from(self, protocol: Protocol, first: int, host_ip: IPAddress) -> Iterator[int]:
+        """The mapped host ports from `first` on, ascending, that a mapping of `host_ip` would meet."""
+        port, held = col(PortmapRow.host_port), col(PortmapRow.host_ip)
+        unspecified = "0.0.0.0" if host_ip.version == 4 else "::"  # noqa: S104 - a value
+        meets = col(PortmapRow.seq).is_not(None) if int(host_ip) == 0 else held.in_([str(host_ip), unspecified])
+        statement = (
+            select(PortmapRow.host_port)
+            .where(PortmapRow.protocol == str(protocol), port >= first, meets)
+            .order_by(port)
+        )
+        yield from self._session.exec(statement).yield_per(_CHUNK)
+
+    def has_local_ports(self, network: Network) -> bool:
+        """Whether a port of 127.0.0.1 leads into the network."""
+        local = or_(PortmapRow.host_ip == "0.0.0.0", col(PortmapRow.host_ip).like("127.%"))  # noqa: S104 - a value
+        members = select(EndpointRow.id).where(EndpointRow.network_id == network.id)
+        statement = select(PortmapRow.seq).where(local, col(PortmapRow.endpoint_id).in_(members)).limit(1)
+        return self._session.exec(statement).first() is not None
+
+    def has_portmaps(self, endpoint: Endpoint) -> bool:
+        return self._first(PortmapRow, PortmapRow.endpoint_id == endpoint.id) is not None
+
+    def add_portmap(self, portmap: Portmap) -> None:
+        self._save(mapping.fill_portmap(_blank(PortmapRow), portmap))
+
+    def update_portmap(self, portmap: Portmap) -> None:
+        row = self._first(PortmapRow, PortmapRow.id == portmap.id)
+        self._save(mapping.fill_portmap(row, portmap))
+
+    def delete_portmap(self, portmap: Portmap) -> None:
+        self._delete(PortmapRow, PortmapRow.id == portmap.id)
+
+    # --- addresses
+
+    def allocations(self) -> list[Allocation]:
+        return [mapping.allocation_of(row) for row in self._all(AllocationRow)]
+
+    def allocation(self, allocation_id: str) -> Allocation | None:
+        row = self._first(AllocationRow, AllocationRow.id == allocation_id)
+        return mapping.allocation_of(row) if row else None
+
+    def holder(self, network: Network, address: IPAddress) -> Allocation | None:
+        """Who holds an address of a network."""
+        row = self._first(
+            AllocationRow,
+            AllocationRow.network_id == network.id,
+            AllocationRow.address_key == mapping.key_of(address),
+        )
+        return mapping.allocation_of(row) if row else None
+
+    def taken(self, network: Network, first: IPAddress, last: IPAddress) -> Iterator[int]:
+        """The held addresses from first to last, ascending, read as far as the caller goes on asking."""
+        low, high = mapping.key_of(first), mapping.key_of(last)
+        key = col(AllocationRow.address_key)
+        while True:
+            statement = (
+                select(AllocationRow.address_key)
+                .where(AllocationRow.network_id == network.id, key >= low, key <= high)
+                .order_by(key)
+                .limit(_CHUNK)
+            )
+            keys = self._session.exec(statement).all()
+            yield from (mapping.value_of(text, first.version) for text in keys)
+            if len(keys) < _CHUNK:
+                return
+            low = f"{int(keys[-1], 16) + 1:032x}"
+
+    def gateway_allocation(self, network: Network) -> Allocation | None:
+        row = self._first(
+            AllocationRow, AllocationRow.network_id == network.id, AllocationRow.kind == str(AllocationKind.GATEWAY)
+        )
+        return mapping.allocation_of(row) if row else None
+
+    def add_allocation(self, allocation: Allocation) -> None:
+        self._save(mapping.allocation_row(allocation))
+
+    def delete_allocation(self, allocation: Allocation) -> None:
+        self._delete(AllocationRow, AllocationRow.id == allocation.id)
+
+    # --- writing
+
+    def _save(self, row: Any) -> None:
+        self._session.add(row)
+        self._session.flush()
+
+    def _delete(self, row: Any, where: Any) -> None:
+        self._session.exec(delete(row).where(where))
+
+
+def _blank(row: Any) -> Any:
+    """A row to be filled: its class wants every field at once."""
+    return row()

@@ -1,0 +1,116 @@
+"""Opening the database, bringing it up to date, and transactions."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sqlalchemy import Engine, create_engine, event
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlmodel import Session
+
+import app
+from app.model.errors import StartupError, StoreFailed
+
+_WORDS = "move it away to start with an empty one, or restore a backup"
+
+
+def migrations_dir() -> Path:
+    """The Alembic scripts: inside the package where it is installed, beside it in a checkout."""
+    package = Path(app.__file__).parent
+    beside = package.parent / "migrations"
+    return beside if (beside / "env.py").exists() else package / "_migrations"
+
+
+def open_database(url: str) -> Engine:
+    """An engine on a database of this version. Raises StartupError with the line to print."""
+    try:
+        parsed = make_url(url)
+        if parsed.get_backend_name() != "sqlite":
+            raise StartupError(f"database '{url}': only sqlite:///PATH is supported so far")
+        engine = create_engine(parsed, connect_args={"isolation_level": None, "check_same_thread": False})
+    except ArgumentError:
+        raise StartupError(
+            f"database '{url}' is not an SQLAlchemy URL, such as sqlite:////path/to/bridgehead.db"
+        ) from None
+    _configure(engine)
+    try:
+        with engine.connect() as connection:
+            verdict = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar_one()
+        if verdict != "ok":
+            raise StartupError(f"database '{url}' is damaged ({verdict}): {_WORDS}")
+        _upgrade(engine, url)
+    except (SQLAlchemyError, sqlite3.Error) as failure:
+        reason = getattr(failure, "orig", None) or failure
+        raise StartupError(f"database '{url}' cannot be used ({reason}): {_WORDS}") from failure
+    return engine
+
+
+def _configure(engine: Engine) -> None:
+    @event.listens_for(engine, "connect")
+    def _pragmas(connection: sqlite3.Connection, _record: object) -> None:
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=5000"):
+            connection.execute(f"PRAGMA {pragma}").close()
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: object) -> None:
+        # sqlite3's own BEGIN comes too late for savepoints
+        connection.exec_driver_sql("BEGIN IMMEDIATE")  # type: ignore[attr-defined]
+
+
+def _upgrade(engine: Engine, url: str) -> None:
+    # Alembic is 10 MB that only an upgrade needs
+    known = sorted(path.stem for path in (migrations_dir() / "versions").glob("[0-9]*.py"))
+    head = known[-1].split("_")[0]
+    current = _revision(engine)
+    if current == head:
+        return
+    if current is not None and current not in {name.split("_")[0] for name in known}:
+        raise StartupError(
+            f"database '{url}' was written by a newer Bridgehead (schema {current}, this one knows {head}): "
+            f"upgrade Bridgehead, or {_WORDS}"
+        )
+    from app.store.migrate import upgrade  # noqa: PLC0415 - see above
+
+    upgrade(engine, migrations_dir())
+
+
+def _revision(engine: Engine) -> str | None:
+    with engine.connect() as connection:
+        tables = connection.exec_driver_sql("SELECT name FROM sqlite_master WHERE name = 'alembic_version'").all()
+        if not tables:
+            return None
+        row = connection.exec_driver_sql("SELECT version_num FROM alembic_version").first()
+        return None if row is None else str(row[0])
+
+
+@contextmanager
+def transaction(engine: Engine) -> Iterator[Session]:
+    """One durable transaction. Raises StoreFailed where the database refuses; then nothing is written."""
+    with Session(engine, expire_on_commit=False) as session:
+        try:
+            yield session
+            session.commit()
+        except SQLAlchemyError as failure:
+            session.rollback()
+            raise store_failed(failure) from failure
+
+
+def store_failed(failure: SQLAlchemyError) -> StoreFailed:
+    """The error for a client: the driver's words, without the statement."""
+    reason = getattr(failure, "orig", None) or type(failure).__name__
+    return StoreFailed(f"the database refused the change ({reason}); nothing was changed")
+
+
+def is_writable(engine: Engine) -> bool:
+    """Whether the database takes a write just now."""
+    try:
+        with engine.connect() as connection:
+            connection.exec_driver_sql("UPDATE alembic_version SET version_num = version_num")
+            connection.rollback()
+    except SQLAlchemyError:
+        return False
+    return True

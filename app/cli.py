@@ -15,7 +15,12 @@ import typer
 if TYPE_CHECKING:
     import httpx
 
-app = typer.Typer(help="Container networks for network namespaces.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(
+    help="Container networks for network namespaces.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
 network = typer.Typer(help="Networks: a bridge with a subnet.", no_args_is_help=True)
 endpoint = typer.Typer(help="Endpoints: a namespace's connection to a network.", no_args_is_help=True)
 portmap = typer.Typer(help="Published ports.", no_args_is_help=True)

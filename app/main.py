@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import uvicorn
@@ -26,6 +27,7 @@ from app.firewall.null import NullFirewall
 from app.firewall.protocol import Firewall
 from app.host import claim, listeners
 from app.kernel.linux import LinuxKernel
+from app.kernel.namespaces import Namespaces
 from app.model.errors import BridgeheadError, StartupError
 from app.reconcile.worker import Parts, Worker
 from app.services.catalog import Catalog
@@ -36,6 +38,15 @@ log = logging.getLogger("bridgehead")
 
 _GRACE = 10
 """Seconds that running requests get when the daemon is told to stop."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Listener:
+    """A listening socket; `guarded`: requests want the token."""
+
+    where: str
+    guarded: bool
+    bound: socket.socket
 
 
 def create_app(backend: Backend | None = None) -> FastAPI:
@@ -64,15 +75,18 @@ def make_firewall(name: str) -> Firewall:
     try:
         from app.firewall.iptables import IptablesFirewall  # noqa: PLC0415 - not needed without a firewall
     except (ImportError, OSError) as failure:
-        raise StartupError(
-            f"the iptables libraries cannot be loaded ({failure}): install the package iptables"
-        ) from None
-    return IptablesFirewall()
+        raise StartupError(f"the iptables libraries cannot be loaded ({failure}): install iptables") from None
+    firewall = IptablesFirewall()
+    with contextlib.closing(Namespaces()) as namespaces, namespaces.scratch():
+        firewall.require()
+    return firewall
 
 
 def run(settings: Settings) -> int:
     """Serves until SIGTERM or SIGINT; the exit status. What keeps it from starting is one line on stderr."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    for chatty in ("uvicorn", "alembic"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     try:
         with contextlib.ExitStack() as stack:
             _serve(settings, stack)
@@ -100,14 +114,12 @@ def _serve(settings: Settings, stack: contextlib.ExitStack) -> None:
     stack.callback(worker.stop)
     backend = Backend(catalog, worker, lambda: is_writable(engine), worker.firewall)
     application = create_app(backend)
-    log.info(
-        "Bridgehead %s serves %s", app.__version__, ", ".join(str(where) for where, _token, _socket in open_sockets)
-    )
-    uvloop.run(
-        _run_servers(
-            [(TokenGuard(application, token) if guarded else application, bound) for _w, guarded, bound in open_sockets]
-        )
-    )
+    log.info("Bridgehead %s serves %s", app.__version__, ", ".join(one.where for one in open_sockets))
+    guarded = TokenGuard(application, token)
+    served: list[tuple[ASGIApp, socket.socket]] = [
+        (guarded if one.guarded else application, one.bound) for one in open_sockets
+    ]
+    uvloop.run(_run_servers(served))
     log.info("stopping: networks stay up")
 
 
@@ -126,14 +138,16 @@ def _parts(settings: Settings, engine: Engine, catalog: Catalog) -> Parts:
 
 
 @contextlib.contextmanager
-def _listening(settings: Settings) -> Iterator[list[tuple[str, bool, socket.socket]]]:
-    """The bound sockets: where, whether they want the token, and themselves. Raises StartupError."""
+def _listening(settings: Settings) -> Iterator[list[_Listener]]:
+    """The sockets, bound. Raises StartupError."""
     with contextlib.ExitStack() as stack:
-        found: list[tuple[str, bool, socket.socket]] = []
+        found: list[_Listener] = []
         if settings.socket:
-            found.append((settings.socket, False, stack.enter_context(listeners.unix(Path(settings.socket)))))
+            bound = stack.enter_context(listeners.unix(Path(settings.socket)))
+            found.append(_Listener(settings.socket, guarded=False, bound=bound))
         if settings.listen:
-            found.append((settings.listen, True, stack.enter_context(listeners.tcp(settings.listen))))
+            bound = stack.enter_context(listeners.tcp(settings.listen))
+            found.append(_Listener(settings.listen, guarded=True, bound=bound))
         if not found:
             raise StartupError("--socket and --listen are both empty: there would be no way to reach the daemon")
         yield found

@@ -9,7 +9,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from app.model.spec import AllocationKind, Endpoint, NetnsKind, Network, Portmap, Protocol
 from app.model.status import State, Status
-from app.planner.desired import gateway_for
 
 
 class Answer(BaseModel):
@@ -185,7 +184,7 @@ def endpoint_out(endpoint: Endpoint, network: Network, status: Status) -> Endpoi
         create_namespace=endpoint.create_namespace,
         address=str(endpoint.address(4)),
         prefix_len=network.ipv4.subnet.prefixlen,
-        gateway=_text(gateway_for(network, 4)),
+        gateway=_text(network.gateway_for(4)),
         mac=endpoint.mac,
         ifname=endpoint.ifname,
         host_ifname=endpoint.host_ifname,

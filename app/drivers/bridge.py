@@ -42,6 +42,7 @@ class BridgeDriver:
                 host_ifname=endpoint.host_ifname,
                 bridge=network.bridge,
                 netns=endpoint.netns,
+                namespace_key=endpoint.namespace_key,
                 ifname=endpoint.ifname,
                 mac=endpoint.mac,
                 mtu=network.mtu,

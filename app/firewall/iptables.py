@@ -33,7 +33,7 @@ from app.firewall.rules import (
     port_base,
     rules_of,
 )
-from app.model.errors import KernelRefused
+from app.model.errors import KernelRefused, StartupError
 from app.model.ops import Op
 from app.model.state import FirewallItem, Item, ItemKey, NetworkPolicy, PortForward
 
@@ -66,6 +66,20 @@ class IptablesFirewall:
     def __init__(self) -> None:
         self._items: dict[ItemKey, FirewallItem] = {}
         self._kinds: Counter[type[FirewallItem]] = Counter()
+
+    @staticmethod
+    def require() -> None:
+        """Looks at each table, which loads it into the calling thread's namespace for good. Raises StartupError."""
+        for table in TABLES:
+            try:
+                handle = iptc.Table(table, autocommit=False)
+                handle.refresh()
+                handle.close()  # its socket would hold the namespace
+            except iptc.IPTCError as refusal:
+                raise StartupError(
+                    f"this kernel has no legacy iptables table '{table}' ({refusal}): "
+                    "load ip_tables, or start with --firewall none"
+                ) from None
 
     def apply(self, ops: Sequence[Op]) -> None:
         """Tables gain rules in the order raw, filter, nat and lose them in reverse, one commit each."""

@@ -33,7 +33,8 @@ def flush(forwards: Collection[PortForward], is_host_address: Callable[[IPAddres
     with Conntrack() as table:
         for (family, protocol), group in groups.items():
             ports = {forward.host_port for forward in group}
-            for flow in list(table.flows(family, _NUMBERS[protocol])):
+            single = next(iter(ports)) if len(ports) == 1 else None
+            for flow in list(table.flows(family, _NUMBERS[protocol], single)):
                 if flow.port in ports and any(_concerns(forward, flow, is_host_address) for forward in group):
                     table.delete(flow, family)
                     flushed += 1

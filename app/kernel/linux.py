@@ -44,6 +44,7 @@ class LinuxKernel:
 
     def __init__(self, state_dir: Path) -> None:
         self._namespaces = Namespaces()
+        self._namespaces.require_links()
         self._rtnl = Rtnl()
         self._mirror = HostMirror()
         self._ports = ports.PortReservations()
@@ -300,7 +301,7 @@ class LinuxKernel:
             if isinstance(item, Netns) and item.key not in marked and self._namespaces.exists(item.name)
         ]
         found += self._ports.held()
-        found += [item for item in wanted if isinstance(item, DefaultRoute) and self._has_route(item)]
+        found += self._observed_routes(wanted)
         settings = {item.path: item for item in wanted if isinstance(item, Sysctl)}
         found += [
             replace(settings[path], value=current) for path in settings if (current := sysctl.read(path)) is not None
@@ -350,16 +351,19 @@ class LinuxKernel:
             up=link.up and peer.up,
         )
 
-    def _has_route(self, item: DefaultRoute) -> bool:
-        try:
-            with opened(item.netns) as netns, self._namespaces.rtnl(netns, str(item.netns)) as inner:
-                link = inner.link(item.ifname)
-                return link is not None and any(
-                    route.destination is None and route.via == item.via and route.oif == link.index
-                    for route in inner.routes()
-                )
-        except NamespaceMissing:
-            return False
+    def _observed_routes(self, wanted: list[Item]) -> Iterator[DefaultRoute]:
+        """Our default routes in the namespaces that have endpoints, wanted or not."""
+        namespaces = {item.namespace_key: item for item in wanted if isinstance(item, Attachment)}
+        for key, member in namespaces.items():
+            try:
+                with opened(member.netns) as netns, self._namespaces.rtnl(netns, str(member.netns)) as inner:
+                    for route in inner.routes():
+                        if route.destination is None and route.protocol == ROUTE_PROTOCOL and route.via is not None:
+                            link = inner.link(index=route.oif or 0)
+                            name = link.name if link is not None else ""
+                            yield DefaultRoute(member.owner, member.netns, key, route.via, name)
+            except NamespaceMissing:
+                continue
 
 
 def _is_ours(link: Link) -> bool:

@@ -11,13 +11,14 @@ from pathlib import Path
 
 from app.kernel import libc
 from app.kernel.netlink import Rtnl
-from app.model.errors import KernelRefused, NamespaceMissing
+from app.model.errors import KernelRefused, NamespaceMissing, StartupError
 from app.model.naming import alias, owner_of
 from app.model.spec import NetnsKind, NetnsRef
 
 RUN_NETNS = Path("/run/netns")
 SELF_NETNS = "/proc/thread-self/ns/net"
 _NS_GET_NSTYPE = 0xB703
+_PROBE_MAC = "02:00:00:00:00:01"
 
 Identity = tuple[int, int]
 """Device and inode of a namespace: what tells two of them apart while both live."""
@@ -92,12 +93,44 @@ class Namespaces:
             libc.setns(self.host)
 
     @contextmanager
+    def scratch(self) -> Iterator[None]:
+        """The calling thread is in an empty namespace within the block, which is gone after it. Raises StartupError."""
+        try:
+            libc.unshare(libc.CLONE_NEWNET)
+        except OSError as refusal:
+            raise StartupError(f"no network namespace can be made ({refusal.strerror}): start as root") from None
+        try:
+            yield
+        finally:
+            libc.setns(self.host)
+
+    @contextmanager
     def rtnl(self, descriptor: int, where: str) -> Iterator[Rtnl]:
         """A netlink socket in a namespace; the thread itself leaves at once."""
         with self.inside(descriptor):
             connection = Rtnl(where)
         with connection:
             yield connection
+
+    def require_links(self) -> None:
+        """Tries a bridge and a veth pair where nobody sees it. Raises StartupError where the kernel lacks them."""
+        with self.scratch(), Rtnl("scratch") as rtnl:
+            own = os.open(SELF_NETNS, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                bridge = rtnl.add_bridge("bridge0", _PROBE_MAC, 1500, "probe")
+                rtnl.add_veth(
+                    "veth0",
+                    master=bridge.index,
+                    mtu=1500,
+                    alias="probe",
+                    peer="veth1",
+                    peer_mac=_PROBE_MAC,
+                    peer_netns=own,
+                )
+            except KernelRefused as refusal:
+                raise StartupError(f"this kernel lacks bridges or veth pairs: {refusal.detail}") from None
+            finally:
+                os.close(own)
 
     def exists(self, name: str) -> bool:
         return (RUN_NETNS / name).exists()

@@ -12,7 +12,6 @@ from ipaddress import ip_address
 from typing import Any
 
 from pyroute2.netlink.diag import SOCK_DIAG_BY_FAMILY, inet_diag_msg, inet_diag_req
-from pyroute2.netlink.nfnetlink.nfctsocket import nfct_msg
 from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 from pyroute2.netlink.rtnl.nsidmsg import nsidmsg
@@ -46,7 +45,10 @@ from app.kernel.wire import (
     Link,
     Message,
     Netlink,
+    Packed,
     Route,
+    attribute,
+    attributes,
     parse_address,
     parse_link,
     parse_route,
@@ -54,6 +56,12 @@ from app.kernel.wire import (
 from app.model.errors import KernelRefused
 from app.model.spec import IPAddress
 from app.model.state import IPInterface
+
+_NESTED = 0x8000
+_CTA_TUPLE_ORIG, _CTA_ID, _CTA_FILTER = 1, 12, 25
+_CTA_TUPLE_IP, _CTA_TUPLE_PROTO, _CTA_IP_V4_DST, _CTA_IP_V6_DST = 1, 2, 2, 4
+_CTA_PROTO_NUM, _CTA_PROTO_DST_PORT, _CTA_FILTER_ORIG_FLAGS = 1, 3, 1
+_FILTER_PROTO_NUM, _FILTER_PROTO_DST_PORT = 1 << 3, 1 << 5  # ctnetlink's CTA_FILTER_F_*
 
 
 def _decoded(message: Message, raw: bytes) -> Message:
@@ -292,59 +300,53 @@ class SockDiag(Netlink):
 
 @dataclass(frozen=True, slots=True)
 class Flow:
-    """A conntrack entry's original direction; `entry` is the message that names it for deletion."""
+    """A conntrack entry's original direction; `key` is the attributes that name it for deletion."""
 
     destination: IPAddress
     port: int
-    translated: IPAddress
-    entry: Message
+    key: bytes
 
 
 class Conntrack(Netlink):
-    """The connection tracking table of one namespace (ctnetlink)."""
+    """The connection tracking table of one namespace (linux/netfilter/nfnetlink_conntrack.h)."""
 
     def __init__(self) -> None:
         super().__init__(12)  # NETLINK_NETFILTER, likewise
 
-    def flows(self, family: int, protocol: int) -> Iterator[Flow]:
-        """The flows of one transport protocol: one dump."""
-        request = nfct_msg()
-        request["nfgen_family"] = family
-        raws = self.request(request, CT_GET, NLM_F_DUMP, lambda: "conntrack -L")
-        version = "V4" if family == socket.AF_INET else "V6"
-        for raw in raws:
-            message = _decoded(nfct_msg, raw)
-            original = message.get_attr("CTA_TUPLE_ORIG")
-            transport = original.get_attr("CTA_TUPLE_PROTO")
-            if transport.get_attr("CTA_PROTO_NUM") != protocol:
+    def flows(self, family: int, protocol: int, port: int | None = None) -> Iterator[Flow]:
+        """The flows of one transport protocol, to one port or to any: one dump.
+
+        The kernel filters it (CTA_FILTER, Linux 5.8); an older one sends all, and we filter.
+        """
+        transport = attribute(_CTA_PROTO_NUM, bytes([protocol]))
+        flags = _FILTER_PROTO_NUM
+        if port is not None:
+            transport += attribute(_CTA_PROTO_DST_PORT, port.to_bytes(2, "big"))
+            flags |= _FILTER_PROTO_DST_PORT
+        wanted = attribute(_CTA_TUPLE_ORIG | _NESTED, attribute(_CTA_TUPLE_PROTO | _NESTED, transport))
+        wanted += attribute(_CTA_FILTER | _NESTED, attribute(_CTA_FILTER_ORIG_FLAGS, struct.pack("=I", flags)))
+        body = struct.pack("=BBH", family, 0, 0) + wanted
+        for raw in self.request(Packed(body), CT_GET, NLM_F_DUMP, lambda: "conntrack -L"):
+            found = attributes(raw, 20)
+            original = attributes(found[_CTA_TUPLE_ORIG], 0)
+            proto = attributes(original[_CTA_TUPLE_PROTO], 0)
+            if proto[_CTA_PROTO_NUM][0] != protocol or _CTA_PROTO_DST_PORT not in proto:
                 continue
-            reply = message.get_attr("CTA_TUPLE_REPLY").get_attr("CTA_TUPLE_IP")
+            address = attributes(original[_CTA_TUPLE_IP], 0)
             yield Flow(
-                destination=ip_address(original.get_attr("CTA_TUPLE_IP").get_attr(f"CTA_IP_{version}_DST")),
-                port=transport.get_attr("CTA_PROTO_DST_PORT"),
-                translated=ip_address(reply.get_attr(f"CTA_IP_{version}_SRC")),
-                entry=message,
+                destination=ip_address(address[_CTA_IP_V4_DST if family == socket.AF_INET else _CTA_IP_V6_DST]),
+                port=int.from_bytes(proto[_CTA_PROTO_DST_PORT], "big"),
+                key=attribute(_CTA_TUPLE_ORIG | _NESTED, found[_CTA_TUPLE_ORIG]) + attribute(_CTA_ID, found[_CTA_ID]),
             )
 
     def delete(self, flow: Flow, family: int) -> None:
         """Forgets one flow; its being gone already is as good."""
-        request = nfct_msg()
-        request["nfgen_family"] = family
-        request["attrs"] = [
-            ["CTA_TUPLE_ORIG", _plain(flow.entry.get_attr("CTA_TUPLE_ORIG"))],
-            ["CTA_ID", flow.entry.get_attr("CTA_ID")],
-        ]
+        request = Packed(struct.pack("=BBH", family, 0, 0) + flow.key)
         try:
             self.change(request, CT_DELETE, 0, lambda: f"conntrack -D --orig-dst {flow.destination}")
         except KernelRefused as refusal:
             if refusal.errno != errno.ENOENT:
                 raise
-
-
-def _plain(nested: Message) -> dict[str, Any]:
-    """A received attribute as plain data that can be sent again."""
-    attrs = [[name, _plain(value) if hasattr(value, "get_attr") else value] for name, value in nested["attrs"]]
-    return {"attrs": attrs}
 
 
 def netns_cookie() -> int:

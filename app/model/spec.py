@@ -97,6 +97,11 @@ class Network:
         """Whether the host forwards for this network: it has a gateway and is not internal."""
         return not self.internal and any(plan.gateway is not None for plan in self.plans)
 
+    def gateway_for(self, version: Version) -> IPAddress | None:
+        """The address that endpoints route by, None where there is no way out: pure L2, or internal."""
+        plan = self.plan(version)
+        return plan.gateway if plan is not None and not self.internal else None
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:

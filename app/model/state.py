@@ -97,6 +97,7 @@ class Attachment:
     host_ifname: str
     bridge: str
     netns: NetnsRef
+    namespace_key: str = field(compare=False)
     ifname: str
     mac: str
     mtu: int

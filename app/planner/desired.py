@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from app.drivers import DRIVERS
-from app.model.spec import Endpoint, IPAddress, NetnsKind, Network, Portmap, Version
+from app.model.spec import Endpoint, NetnsKind, Network, Portmap, Version
 from app.model.state import DefaultRoute, HostPort, Item, Netns, NetworkPolicy, PortForward, Sysctl
 
 _DRIVER = DRIVERS["bridge"]
+_VERSIONS: tuple[Version, ...] = (4, 6)
 _FORWARDING: dict[Version, str] = {4: "net/ipv4/ip_forward", 6: "net/ipv6/conf/all/forwarding"}
 
 
@@ -45,8 +46,8 @@ def namespace_items(members: Sequence[tuple[Endpoint, Network]]) -> tuple[Item, 
     if members and members[0][0].netns.kind is NetnsKind.NAME:
         create = any(endpoint.create_namespace for endpoint, _network in members)
         items.append(Netns(members[0][0].netns.value, members[0][0].id, create))
-    for version in (4, 6):
-        route = _default_route(members, 4 if version == 4 else 6)
+    for version in _VERSIONS:
+        route = _default_route(members, version)
         if route is not None:
             items.append(route)
     return tuple(items)
@@ -57,7 +58,7 @@ def _default_route(members: Sequence[tuple[Endpoint, Network]], version: Version
     candidates = [
         (endpoint, gateway)
         for endpoint, network in members
-        if endpoint.default_route is not False and (gateway := gateway_for(network, version)) is not None
+        if endpoint.default_route is not False and (gateway := network.gateway_for(version)) is not None
     ]
     if not candidates:
         return None
@@ -66,17 +67,11 @@ def _default_route(members: Sequence[tuple[Endpoint, Network]], version: Version
     return DefaultRoute(endpoint.id, endpoint.netns, endpoint.namespace_key, gateway, endpoint.ifname)
 
 
-def gateway_for(network: Network, version: Version) -> IPAddress | None:
-    """The address that endpoints route by; an internal network has no way out."""
-    plan = network.plan(version)
-    return plan.gateway if plan is not None and not network.internal else None
-
-
 def portmap_items(network: Network, endpoint: Endpoint, portmap: Portmap) -> tuple[Item, ...]:
     """The port stays reserved while nothing can be forwarded to it: on a network without a way in."""
     reservation = HostPort(portmap.id, portmap.protocol, portmap.host_ip, portmap.host_port)
     target = endpoint.address(portmap.host_ip.version)
-    if target is None or gateway_for(network, portmap.host_ip.version) is None:
+    if target is None or network.gateway_for(portmap.host_ip.version) is None:
         return (reservation,)
     forward = PortForward(
         owner=portmap.id,
@@ -88,8 +83,3 @@ def portmap_items(network: Network, endpoint: Endpoint, portmap: Portmap) -> tup
         target_port=portmap.target_port,
     )
     return (reservation, forward)
-
-
-def is_local(portmap: Portmap) -> bool:
-    """Whether a process of the host reaches the port at 127.0.0.1."""
-    return int(portmap.host_ip) == 0 or portmap.host_ip.is_loopback

@@ -9,7 +9,6 @@ import socket
 import struct
 from collections.abc import Iterator
 from ipaddress import ip_address
-from typing import Any
 
 from app.kernel.netlink import Rtnl
 from app.kernel.wire import (
@@ -24,6 +23,8 @@ from app.kernel.wire import (
     RTM_NEWROUTE,
     RTN_UNICAST,
     Netlink,
+    Packed,
+    attribute,
     parse_link,
 )
 from app.model.spec import IPAddress, IPNetwork
@@ -37,44 +38,16 @@ _NETLINK_SOCK_DIAG, _SOCK_DIAG_BY_FAMILY = 4, 20
 _TCP_CLOSE, _TCP_LISTEN, _TCP_BOUND = 7, 10, 13
 
 
-class _Packed(dict[str, Any]):
-    """A message whose body is packed already, as `Netlink.request` takes it."""
-
-    def __init__(self, body: bytes) -> None:
-        super().__init__()
-        self._body = body
-        self.data = b""
-
-    def encode(self) -> None:
-        header = self["header"]
-        self.data = (
-            struct.pack(
-                "=IHHII",
-                16 + len(self._body),
-                header["type"],
-                header["flags"],
-                header["sequence_number"],
-                header["pid"],
-            )
-            + self._body
-        )
-
-
-def _attribute(kind: int, value: bytes) -> bytes:
-    length = 4 + len(value)
-    return struct.pack("=HH", length, kind) + value + bytes(-length % 4)
-
-
 def _text(kind: int, value: str) -> bytes:
-    return _attribute(kind, value.encode() + b"\0")
+    return attribute(kind, value.encode() + b"\0")
 
 
 def _number(kind: int, value: int) -> bytes:
-    return _attribute(kind, struct.pack("=I", value))
+    return attribute(kind, struct.pack("=I", value))
 
 
 def _mac(value: str | None) -> bytes:
-    return b"" if value is None else _attribute(_IFLA_ADDRESS, bytes.fromhex(value.replace(":", "")))
+    return b"" if value is None else attribute(_IFLA_ADDRESS, bytes.fromhex(value.replace(":", "")))
 
 
 _IFINFOMSG = struct.Struct("=BxHiII")
@@ -99,7 +72,7 @@ class PlainRtnl(Rtnl):
         """A veth pair, the peer (down) in the namespace behind the file descriptor."""
         inside = _IFINFOMSG.pack(0, 0, 0, 0, 0) + _text(_IFLA_IFNAME, peer) + _mac(peer_mac)
         inside += _number(_IFLA_MTU, mtu) + _number(_IFLA_NET_NS_FD, peer_netns) + _ONE_QUEUE
-        data = _attribute(_IFLA_INFO_DATA, _attribute(_VETH_INFO_PEER, inside))
+        data = attribute(_IFLA_INFO_DATA, attribute(_VETH_INFO_PEER, inside))
         attributes = _mac(mac) + _number(_IFLA_MTU, mtu) + _ONE_QUEUE
         if master:
             attributes += _number(_IFLA_MASTER, master)
@@ -110,21 +83,21 @@ class PlainRtnl(Rtnl):
 
     def _add_plain(self, name: str, kind: str, attributes: bytes, data: bytes, up: bool) -> None:
         flags = IFF_UP if up else 0
-        info = _attribute(_IFLA_LINKINFO, _text(_IFLA_INFO_KIND, kind) + data)
+        info = attribute(_IFLA_LINKINFO, _text(_IFLA_INFO_KIND, kind) + data)
         body = _IFINFOMSG.pack(0, 0, 0, flags, flags) + _text(_IFLA_IFNAME, name) + attributes + info
         create = NLM_F_CREATE | NLM_F_EXCL
-        self.change(_Packed(body), RTM_NEWLINK, create, lambda: f"{self._ip} link add {name} type {kind}")
+        self.change(Packed(body), RTM_NEWLINK, create, lambda: f"{self._ip} link add {name} type {kind}")
 
     def index_of(self, name: str) -> int:
         """Raises KernelRefused ENODEV where there is no such link."""
         body = _IFINFOMSG.pack(0, 0, 0, 0, 0) + _text(_IFLA_IFNAME, name)
-        answers = self.change(_Packed(body), RTM_GETLINK, 0, lambda: f"{self._ip} link show {name}")
+        answers = self.change(Packed(body), RTM_GETLINK, 0, lambda: f"{self._ip} link show {name}")
         return parse_link(answers[0]).index
 
     def set_up(self, index: int, *, up: bool = True) -> None:
         body = _IFINFOMSG.pack(0, 0, index, IFF_UP if up else 0, IFF_UP)
         asked = f"{self._ip} link set index {index} {'up' if up else 'down'}"
-        self.change(_Packed(body), RTM_NEWLINK, 0, lambda: asked)
+        self.change(Packed(body), RTM_NEWLINK, 0, lambda: asked)
 
     def add_plain_route(self, to: IPNetwork | None, index: int, via: IPAddress | None = None) -> None:
         """A static route; `to` None is the default route."""
@@ -137,17 +110,17 @@ class PlainRtnl(Rtnl):
         self.change(_route(to, index, via), RTM_DELROUTE, 0, lambda: asked)
 
 
-def _route(to: IPNetwork | None, index: int, via: IPAddress | None) -> _Packed:
+def _route(to: IPNetwork | None, index: int, via: IPAddress | None) -> Packed:
     version = to.version if to is not None else via.version if via is not None else 4
     family = socket.AF_INET if version == 4 else socket.AF_INET6
     scope = _SCOPE_LINK if via is None and version == 4 else _SCOPE_UNIVERSE
     prefix = to.prefixlen if to is not None else 0
     body = struct.pack("=8BI", family, prefix, 0, 0, RT_TABLE_MAIN, _RTPROT_STATIC, scope, RTN_UNICAST, 0)
     if to is not None:
-        body += _attribute(_RTA_DST, to.network_address.packed)
+        body += attribute(_RTA_DST, to.network_address.packed)
     if via is not None:
-        body += _attribute(_RTA_GATEWAY, via.packed)
-    return _Packed(body + _number(_RTA_OIF, index))
+        body += attribute(_RTA_GATEWAY, via.packed)
+    return Packed(body + _number(_RTA_OIF, index))
 
 
 def bound_sockets() -> Iterator[tuple[str, IPAddress, int]]:
@@ -160,7 +133,7 @@ def bound_sockets() -> Iterator[tuple[str, IPAddress, int]]:
         for family in (socket.AF_INET, socket.AF_INET6):
             for name, protocol in (("tcp", socket.IPPROTO_TCP), ("udp", socket.IPPROTO_UDP)):
                 request = struct.pack("=BBBxI48x", family, protocol, 0, 0xFFFFFFFF)
-                raws = diag.request(_Packed(request), _SOCK_DIAG_BY_FAMILY, NLM_F_DUMP, lambda: "ss -n -a -t -u")
+                raws = diag.request(Packed(request), _SOCK_DIAG_BY_FAMILY, NLM_F_DUMP, lambda: "ss -n -a -t -u")
                 for raw in raws:
                     yield from _bound(name, family, raw)
 

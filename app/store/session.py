@@ -15,6 +15,7 @@ from sqlmodel import Session
 import app
 from app.model.errors import StartupError, StoreFailed
 
+_BUSY_MS = 5000
 _WORDS = "move it away to start with an empty one, or restore a backup"
 
 
@@ -52,7 +53,7 @@ def open_database(url: str) -> Engine:
 def _configure(engine: Engine) -> None:
     @event.listens_for(engine, "connect")
     def _pragmas(connection: sqlite3.Connection, _record: object) -> None:
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=5000"):
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", f"busy_timeout={_BUSY_MS}"):
             connection.execute(f"PRAGMA {pragma}").close()
 
     @event.listens_for(engine, "begin")
@@ -106,11 +107,22 @@ def store_failed(failure: SQLAlchemyError) -> StoreFailed:
 
 
 def is_writable(engine: Engine) -> bool:
-    """Whether the database takes a write just now."""
+    """Whether the database takes a write; that another one goes on just now is no obstacle."""
     try:
-        with engine.connect() as connection:
-            connection.exec_driver_sql("UPDATE alembic_version SET version_num = version_num")
-            connection.rollback()
+        connection = engine.raw_connection()
     except SQLAlchemyError:
         return False
+    try:
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA busy_timeout=0")
+        cursor.execute("BEGIN IMMEDIATE")
+        cursor.execute("ROLLBACK")
+    except sqlite3.OperationalError as refusal:
+        return refusal.sqlite_errorcode == sqlite3.SQLITE_BUSY
+    except sqlite3.Error:
+        return False
+    finally:
+        # not given back to the pool: its settings are not the others'
+        connection.invalidate()
+        connection.close()
     return True

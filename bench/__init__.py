@@ -1,0 +1,1 @@
+"""Benchmarks, each in a sandbox of namespaces: `make bench`."""

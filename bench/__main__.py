@@ -1,0 +1,61 @@
+"""`python -m bench [NAME...] [--json]`: all of them, or those named."""
+
+import argparse
+import json
+import os
+import platform
+import sys
+
+from app.sandbox import LAUNCHER, Sandbox
+from bench import burst, latency, memory
+
+
+def _burst():
+    with Sandbox(forward="DROP") as sandbox, sandbox.daemon(command=True) as daemon:
+        return burst.measure(daemon)
+
+
+def _memory():
+    with Sandbox(forward="DROP") as sandbox:
+        return memory.measure(sandbox)
+
+
+def _latency():
+    with Sandbox(forward="DROP") as sandbox, sandbox.daemon(command=True) as daemon:
+        return latency.measure(daemon)
+
+
+BENCHES = {
+    "reads": ("Reads while the worker builds endpoints", _burst),
+    "memory": ("Memory, idle", _memory),
+    "latency": ("One change at a time", _latency),
+}
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="python -m bench")
+    parser.add_argument("names", nargs="*", choices=[[], *BENCHES], metavar="NAME", help=", ".join(BENCHES))
+    parser.add_argument("--json", action="store_true", help="figures instead of tables")
+    options = parser.parse_args()
+    if os.geteuid() != 0:
+        print("bench: needs root, to make network namespaces", file=sys.stderr)
+        return 1
+    figures = {"python": platform.python_version(), "linux": platform.release(), "cpus": os.cpu_count()}
+    if not options.json:
+        print(", ".join(f"{name} {value}" for name, value in figures.items()))
+    for name in options.names or BENCHES:
+        title, measure = BENCHES[name]
+        result = measure()
+        figures[name] = result.figures()
+        if not options.json:
+            print(f"\n{title}")
+            for row in result.rows():
+                print("  {:<44}{:<20}{}".format(*row))
+    if options.json:
+        print(json.dumps(figures, indent=2))
+    LAUNCHER.shut_down()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,103 @@
+"""Resident memory of an idle daemon, beside a process that has only imported its libraries."""
+
+import re
+import subprocess
+import sys
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+LIBRARIES = (
+    "fastapi",
+    "uvicorn",
+    "uvloop",
+    "httptools",
+    "sqlmodel",
+    "pydantic_settings",
+    "typer",
+    "iptc",
+    "pyroute2.netlink.diag",
+    "pyroute2.netlink.nfnetlink.nfctsocket",
+    "pyroute2.netlink.rtnl.ifaddrmsg",
+    "pyroute2.netlink.rtnl.ifinfmsg",
+    "pyroute2.netlink.rtnl.nsidmsg",
+    "pyroute2.netlink.rtnl.rtmsg",
+)
+"""What the daemon imports of others, as it imports it. Alembic is not in it: only an upgrade needs it."""
+ALLOWED_MB = 15.0
+
+
+@dataclass(frozen=True)
+class Size:
+    """In MB of 2**20 bytes."""
+
+    rss: float
+    anonymous: float
+    pss: float
+
+    @classmethod
+    def of(cls, pid):
+        status = Path(f"/proc/{pid}/status").read_text()
+        shared = Path(f"/proc/{pid}/smaps_rollup").read_text()
+
+        def megabytes(name, text):
+            return int(re.search(rf"^{name}:\s+(\d+) kB", text, re.MULTILINE)[1]) / 1024
+
+        return cls(megabytes("VmRSS", status), megabytes("RssAnon", status), megabytes("Pss", shared))
+
+
+@dataclass(frozen=True)
+class Memory:
+    bare: Size
+    first: Size
+    """The daemon after its first start, which made the database."""
+    later: Size
+    """The daemon after its next start."""
+
+    @property
+    def over(self):
+        """MB of resident memory above the bare imports."""
+        return self.later.rss - self.bare.rss
+
+    @property
+    def first_over(self):
+        return self.first.rss - self.bare.rss
+
+    def rows(self):
+        for name, size in (
+            ("bare imports", self.bare),
+            ("daemon, first start (makes the database)", self.first),
+            ("daemon, later starts", self.later),
+        ):
+            yield name, f"RSS {size.rss:.1f} MB", f"anonymous {size.anonymous:.1f}, PSS {size.pss:.1f}"
+        yield (
+            "above the bare imports",
+            f"{self.over:.1f} MB",
+            f"first start {self.first_over:.1f}; {ALLOWED_MB} allowed",
+        )
+
+    def figures(self):
+        return {**{f"{name}_mb": size for name, size in asdict(self).items()}, "over_mb": self.over}
+
+
+@contextmanager
+def importing(*modules):
+    """The pid of a process that has imported these and waits."""
+    code = f"import {', '.join(modules)}\nprint(flush=True)\ninput()" if modules else "print(flush=True)\ninput()"
+    process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        assert process.stdout.readline() == b"\n", "the imports failed"
+        yield process.pid
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def measure(sandbox):
+    """Of the real command: a forked daemon shares its pages with the process that it was forked from."""
+    daemon = sandbox.daemon(command=True)
+    with importing(*LIBRARIES) as pid:
+        with daemon:
+            first = Size.of(daemon.pid)
+        with daemon:
+            return Memory(Size.of(pid), first, Size.of(daemon.pid))

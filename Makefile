@@ -24,7 +24,7 @@ test: ## install what is missing, then every test but the soak (ARGS: flags of p
 soak: ## the long runs
 	$(ROOT)
 	@scripts/bootstrap.sh dev
-	$(BIN)/pytest tests -m soak --timeout 0 $(ARGS)
+	$(BIN)/pytest tests -m soak --timeout 0 $(ARGS) || [ $$? = 5 ] # 5: there is none yet
 
 bench: ## the benchmarks
 	$(ROOT)

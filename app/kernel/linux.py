@@ -13,7 +13,7 @@ from pathlib import Path
 
 from app.kernel import announce, conntrack, ports, sysctl
 from app.kernel.mirror import HostMirror
-from app.kernel.namespaces import Namespaces, identity, opened, start_time
+from app.kernel.namespaces import Identity, Namespaces, identity, opened, start_time
 from app.kernel.netlink import Rtnl
 from app.kernel.wire import BR_STATE_FORWARDING, LINK_GROUP, ROUTE_PROTOCOL, Link
 from app.model.errors import Invalid, KernelRefused, NamespaceMissing
@@ -49,6 +49,7 @@ class LinuxKernel:
         self._mirror = HostMirror()
         self._ports = ports.PortReservations()
         self._ledger = sysctl.SysctlLedger(state_dir / "sysctl.json")
+        self._known: dict[Identity, tuple[NetnsRef, str]] = {}
         # closing a packet socket waits for an RCU grace period, 16 ms that nobody needs to wait for
         self._closer = ThreadPoolExecutor(1, thread_name_prefix="closer")
         ports.raise_descriptor_limit()
@@ -88,16 +89,19 @@ class LinuxKernel:
     def namespace_name_free(self, name: str) -> bool:
         return not self._namespaces.exists(name)
 
-    def same_namespace(self, ref: NetnsRef, others: Collection[NetnsRef]) -> NetnsRef | None:
+    def known_as(self, ref: NetnsRef) -> str | None:
         with opened(ref) as descriptor:
             wanted = identity(descriptor)
-        for other in others:
-            try:
-                with opened(other) as descriptor:
-                    if identity(descriptor) == wanted:
-                        return other
-            except NamespaceMissing:
-                continue
+        known = self._known.get(wanted)
+        if known is None:
+            return None
+        try:
+            with opened(known[0]) as descriptor:
+                if identity(descriptor) == wanted:
+                    return known[1]
+        except NamespaceMissing:
+            pass
+        del self._known[wanted]  # it died, and another has its inode
         return None
 
     def link_exists_in(self, ref: NetnsRef, name: str) -> bool:
@@ -216,6 +220,7 @@ class LinuxKernel:
             )
             with self._undone(link.index):
                 self._set_up(item, link, netns)
+            self._known[identity(netns)] = (item.netns, item.namespace_key)
 
     def _set_up(self, item: Attachment, link: Link, netns: int) -> None:
         _ipv6_off(item.host_ifname, off=True)
@@ -335,6 +340,7 @@ class LinuxKernel:
         """None where the other end is not where it should be: the pair is made anew."""
         try:
             with opened(wanted.netns) as netns, self._namespaces.rtnl(netns, str(wanted.netns)) as inner:
+                self._known[identity(netns)] = (wanted.netns, wanted.namespace_key)
                 peer = inner.link(wanted.ifname)
                 if peer is None or peer.mac != wanted.mac or peer.index != link.peer_index:
                     return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,10 +33,10 @@ def identity(descriptor: int) -> Identity:
 def start_time(pid: int) -> int:
     """A process's start in clock ticks since boot (proc(5), stat field 22). Raises NamespaceMissing."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
+        line = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
         raise NamespaceMissing(f"there is no process {pid}") from None
-    return int(stat.rpartition(")")[2].split()[19])
+    return int(line.rpartition(")")[2].split()[19])
 
 
 def path_of(ref: NetnsRef) -> str:
@@ -51,17 +52,27 @@ def opened(ref: NetnsRef) -> Iterator[int]:
     if ref.kind is NetnsKind.PID and start_time(int(ref.value)) != ref.start_time:
         raise NamespaceMissing(f"process {ref.value} has ended, and another has its number now")
     path = path_of(ref)
-    try:
-        # a user's path may be a FIFO, which would block, or a terminal
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
-    except OSError as refusal:
-        raise NamespaceMissing(f"{ref} cannot be opened at {path}: {refusal.strerror}") from None
+    descriptor = _open_regular(ref, path)
     try:
         if not _is_netns(descriptor):
             raise NamespaceMissing(f"{path} is there, but it is not a network namespace")
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def _open_regular(ref: NetnsRef, path: str) -> int:
+    """A descriptor of a regular file, which a namespace's is; opening a user's device or FIFO would have effects."""
+    try:
+        place = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        try:
+            if not stat.S_ISREG(os.fstat(place).st_mode):
+                raise NamespaceMissing(f"{path} is there, but it is not a network namespace")
+            return os.open(f"/proc/thread-self/fd/{place}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        finally:
+            os.close(place)
+    except OSError as refusal:
+        raise NamespaceMissing(f"{ref} cannot be opened at {path}: {refusal.strerror}") from None
 
 
 def _is_netns(descriptor: int) -> bool:

@@ -34,8 +34,8 @@ class Host(Interface):
     def namespace_name_free(self, name: str) -> bool:
         """Whether nothing at all stands at /run/netns/NAME."""
 
-    def same_namespace(self, ref: NetnsRef, others: Collection[NetnsRef]) -> NetnsRef | None:
-        """Which of the others is this very namespace under another name, None where none is."""
+    def known_as(self, ref: NetnsRef) -> str | None:
+        """The key under which we were last in this very namespace, by whatever name; None where we were not."""
 
     def link_exists_in(self, ref: NetnsRef, name: str) -> bool:
         """Whether a namespace has an interface of this name; False where the namespace is missing."""

@@ -40,10 +40,16 @@ def render(store: Repository, key: Key) -> Rendered:
             portmap = store.portmap(identity)
             return _NOTHING if portmap is None else _portmap(store, portmap)
         case "namespace":
-            members = [(member, network_of(store, member)) for member in store.endpoints_in(identity)]
-            return Rendered(None, state_of(*desired.namespace_items(members)))
+            return _namespace(store, identity)
         case "allocation":
             return Rendered(store.allocation(identity), {})
+
+
+def _namespace(store: Repository, namespace_key: str) -> Rendered:
+    endpoints = store.endpoints_in(namespace_key)
+    networks = {one.network_id: network_of(store, one) for one in {one.network_id: one for one in endpoints}.values()}
+    members = [(one, networks[one.network_id]) for one in endpoints]
+    return Rendered(None, state_of(*desired.namespace_items(members)))
 
 
 def network_of(store: Repository, endpoint: Endpoint) -> Network:

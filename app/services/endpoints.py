@@ -86,16 +86,8 @@ def _canonical(path: str) -> NetnsRef:
 
 def _namespace_key(context: Context, netns: NetnsRef, *, exists: bool) -> str:
     """The key of the namespace's other endpoints, by whatever name they know it; else its own."""
-    if not exists or context.store.endpoints_in(netns.key):
-        return netns.key
-    others = {other.netns: other.namespace_key for other in _possible_twins(context, netns)}
-    twin = context.host.same_namespace(netns, list(others))
-    return others[twin] if twin is not None else netns.key
-
-
-def _possible_twins(context: Context, netns: NetnsRef) -> list[Endpoint]:
-    """Two different names are two namespaces; a process or path may be any."""
-    return context.store.foreign_references() if netns.kind is NetnsKind.NAME else context.store.endpoints()
+    known = context.host.known_as(netns) if exists else None
+    return known if known is not None and context.store.endpoints_in(known) else netns.key
 
 
 def _name(context: Context, request: EndpointCreate, netns: NetnsRef, endpoint_id: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from sqlalchemy import ColumnElement, delete
+from sqlalchemy import ColumnElement, delete, func
 from sqlmodel import Session, col, or_, select
 
 from app.model.ipam import address_at
@@ -100,17 +100,12 @@ class Repository:
 
     def endpoint_count(self, network: Network) -> int:
         """How many endpoints a network has."""
-        statement = select(EndpointRow.seq).where(EndpointRow.network_id == network.id)
-        return len(self._session.exec(statement).all())
+        statement = select(func.count()).select_from(EndpointRow).where(EndpointRow.network_id == network.id)
+        return self._session.exec(statement).one()
 
     def endpoints_in(self, namespace_key: str) -> list[Endpoint]:
         """The endpoints of one namespace, oldest first."""
         rows = self._all(EndpointRow, EndpointRow.namespace_key == namespace_key)
-        return [mapping.endpoint_of(row) for row in rows]
-
-    def foreign_references(self) -> list[Endpoint]:
-        """One endpoint for each namespace that is not given by its name: the ones that may be one under two names."""
-        rows = self._all(EndpointRow, EndpointRow.netns_kind != "name")
         return [mapping.endpoint_of(row) for row in rows]
 
     def add_endpoint(self, endpoint: Endpoint) -> None:

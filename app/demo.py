@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
+import httpx
 from rich.console import Console
 
 from app.sandbox import (
@@ -199,8 +201,8 @@ def play() -> int:
         wrong = _guarded(console, _play)
     except KeyboardInterrupt:
         return 130
-    except (AssertionError, OSError) as failure:
-        print(f"bridgehead demo: the sandbox cannot be built or used here: {failure}", file=sys.stderr)
+    except (AssertionError, OSError, httpx.HTTPError, subprocess.CalledProcessError) as failure:
+        print(f"bridgehead demo: it cannot go on: {type(failure).__name__}: {failure}", file=sys.stderr)
         return 1
     console.print()
     if wrong:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import signal
 import socket
@@ -98,7 +99,7 @@ def run(settings: Settings) -> int:
 
 def _serve(settings: Settings, stack: contextlib.ExitStack) -> None:
     state_dir = Path(settings.state_dir)
-    claim.require_root()
+    claim.require_capabilities()
     stack.enter_context(claim.state_dir(state_dir))
     stack.enter_context(claim.namespace())
     token = claim.token(state_dir / "token")
@@ -119,6 +120,9 @@ def _serve(settings: Settings, stack: contextlib.ExitStack) -> None:
     served: list[tuple[ASGIApp, socket.socket]] = [
         (guarded if one.guarded else application, one.bound) for one in open_sockets
     ]
+    # what is loaded by now stays: the collector need not walk it, which would pause requests
+    gc.collect()
+    gc.freeze()
     uvloop.run(_run_servers(served))
     log.info("stopping: networks stay up")
 

@@ -43,8 +43,8 @@ class Burst:
         return found
 
 
-def measure(daemon):
-    """On a ready daemon without objects; it has none again afterwards."""
+def measure(daemon, idle=_IDLE):
+    """On a ready daemon without objects; it has none again afterwards. idle: seconds of reading after the burst."""
     result = Burst()
     with closing(Client(daemon.socket)) as reader, closing(Client(daemon.socket)) as creator:
         creator.ask("POST", "/networks", {"name": "web"})
@@ -54,7 +54,7 @@ def measure(daemon):
             result.busy = _read(reader, over.is_set)
             result.took = building.result()
         # with the endpoints there, so that the list is as long as it gets
-        until = time.monotonic() + _IDLE
+        until = time.monotonic() + idle
         result.idle = _read(reader, lambda: time.monotonic() > until)
         creator.ask("DELETE", "/networks/web?force=true")
     return result

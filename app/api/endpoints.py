@@ -100,6 +100,7 @@ async def change(ref: str, body: EndpointPatch, backend: BackendDep) -> Endpoint
     operation_id="delete_endpoint",
     summary="Disconnect an endpoint",
     status_code=204,
+    response_class=Response,
     responses=errors(NotFound, Invalid, EndpointInUse, *_FAILURES),
 )
 async def delete(ref: str, backend: BackendDep, force: Force = False) -> None:

@@ -111,6 +111,7 @@ async def show(allocation_id: str, backend: BackendDep) -> AllocationOut:
     operation_id="delete_allocation",
     summary="Give a reserved address back",
     status_code=204,
+    response_class=Response,
     responses=errors(NotFound, Invalid, EndpointInUse, NetworkInUse, *_FAILURES),
 )
 async def delete(allocation_id: str, backend: BackendDep) -> None:

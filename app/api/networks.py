@@ -73,6 +73,7 @@ async def change(ref: str, body: NetworkPatch, backend: BackendDep) -> NetworkOu
     operation_id="delete_network",
     summary="Remove a network",
     status_code=204,
+    response_class=Response,
     responses=errors(NotFound, Invalid, NetworkInUse, *_FAILURES),
 )
 async def delete(ref: str, backend: BackendDep, force: Force = False) -> None:

@@ -83,6 +83,7 @@ async def change(ref: str, body: PortmapPatch, backend: BackendDep) -> PortmapOu
     operation_id="delete_portmap",
     summary="Stop publishing a port",
     status_code=204,
+    response_class=Response,
     responses=errors(NotFound, Invalid, KernelRefused, StoreFailed),
 )
 async def delete(ref: str, backend: BackendDep) -> None:

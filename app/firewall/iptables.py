@@ -66,6 +66,7 @@ class IptablesFirewall:
     def __init__(self) -> None:
         self._items: dict[ItemKey, FirewallItem] = {}
         self._kinds: Counter[type[FirewallItem]] = Counter()
+        self._chains: set[tuple[str, str]] = set()
 
     @staticmethod
     def require() -> None:
@@ -81,7 +82,7 @@ class IptablesFirewall:
                     "load ip_tables, or start with --firewall none"
                 ) from None
 
-    def apply(self, ops: Sequence[Op]) -> None:
+    def apply(self, ops: Sequence[Op]) -> list[str]:
         """Tables gain rules in the order raw, filter, nat and lose them in reverse, one commit each."""
         old = {op.item.key: self._items.get(op.item.key) for op in ops}
         new = {op.item.key: _firewall_item(op.after) for op in ops}
@@ -99,11 +100,14 @@ class IptablesFirewall:
             for table in reversed(done):
                 _rebuild(table, _chains_of(table, self._items.values()))
             raise
+        former = self._chains
         self._adopt({**self._items, **new})
+        return _commands(former, self._chains, removed, added)
 
     def _adopt(self, items: Mapping[ItemKey, FirewallItem | None]) -> None:
         self._items = {key: item for key, item in items.items() if item is not None}
         self._kinds = Counter(type(item) for item in self._items.values())
+        self._chains = _chain_names(self._items.values(), self._kinds)
 
     def _write(self, table: str, removed: list[Placed], added: list[Placed], new: _Change) -> bool:
         removed = [placed for placed in removed if placed.table == table]
@@ -140,15 +144,6 @@ class IptablesFirewall:
         self._adopt(wanted)
         return found
 
-    def commands(self, op: Op) -> list[str]:
-        """The rules of the item alone, without the chains that all items share."""
-        removed = rules_of(op.before) if isinstance(op.before, FirewallItem) else ()
-        added = rules_of(op.after) if isinstance(op.after, FirewallItem) else ()
-        return [
-            *(f"iptables -t {placed.table} -D {placed.chain} {placed.rule.arguments()}" for placed in removed),
-            *(f"iptables -t {placed.table} -A {placed.chain} {placed.rule.arguments()}" for placed in added),
-        ]
-
 
 def _firewall_item(item: Item | None) -> FirewallItem | None:
     if item is None or isinstance(item, FirewallItem):
@@ -172,6 +167,30 @@ def _delta(old: list[Placed], new: list[Placed]) -> tuple[list[Placed], list[Pla
     removed = [placed for placed in old if placed in surplus or placed.chain in ordered]
     added = [placed for placed in new if placed in missing or placed.chain in ordered]
     return removed, added
+
+
+def _chain_names(items: Iterable[FirewallItem], kinds: Counter[type[FirewallItem]]) -> set[tuple[str, str]]:
+    """Table and name of every chain of ours; port forwards add none of their own."""
+    policies = (item for item in items if isinstance(item, NetworkPolicy))
+    standing = [*_bases(kinds), *(placed for policy in policies for placed in rules_of(policy))]
+    named = {(one.table, name) for one in standing for name in (one.chain, one.rule.target)}
+    return {(table, name) for table, name in named if name.startswith(PREFIX)}
+
+
+def _commands(
+    before: set[tuple[str, str]], after: set[tuple[str, str]], removed: list[Placed], added: list[Placed]
+) -> list[str]:
+    """A change as one would type it: chains first, and last where they go."""
+
+    def line(placed: Placed, verb: str) -> str:
+        return f"iptables -t {placed.table} {verb} {placed.chain} {placed.rule.arguments()}"
+
+    return [
+        *(f"iptables -t {table} -N {name}" for table, name in sorted(after - before)),
+        *(line(placed, "-D") for placed in removed),
+        *(line(placed, "-A" if placed.chain.startswith(PREFIX) else "-I") for placed in added),
+        *(f"iptables -t {table} -X {name}" for table, name in sorted(before - after)),
+    ]
 
 
 def _chains_of(table: str, items: Iterable[FirewallItem]) -> Chains:

@@ -13,13 +13,10 @@ class NullFirewall:
 
     name = "none"
 
-    def apply(self, ops: Sequence[Op]) -> None:
-        """Does nothing."""
+    def apply(self, ops: Sequence[Op]) -> list[str]:
+        """Does nothing, by no command."""
+        return []
 
     def sync(self, items: Iterable[FirewallItem]) -> list[str]:
         """Does nothing, and finds nothing amiss."""
-        return []
-
-    def commands(self, op: Op) -> list[str]:
-        """None."""
         return []

@@ -17,11 +17,11 @@ class Firewall(Protocol):
 
     name: str
 
-    def apply(self, ops: Sequence[Op]) -> None:
-        """Changes the rules by these operations, all of them on firewall items; the cost is theirs."""
+    def apply(self, ops: Sequence[Op]) -> list[str]:
+        """Changes the rules by these operations, all of them on firewall items; the cost is theirs.
+
+        Returns the commands that one would have typed.
+        """
 
     def sync(self, items: Iterable[FirewallItem]) -> list[str]:
         """Brings the rules to exactly these items, whatever is there; says what differed, one line each."""
-
-    def commands(self, op: Op) -> list[str]:
-        """The commands that one would type for an operation."""

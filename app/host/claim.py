@@ -15,15 +15,16 @@ from app.model.errors import StartupError
 
 _NAMESPACE_LOCK = "\0bridgehead"
 """An abstract unix socket belongs to its network namespace, and goes with its process."""
-_CAP_NET_ADMIN = 12
+_CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_NET_RAW": 13, "CAP_SYS_ADMIN": 21}
 
 
-def require_root() -> None:
-    """Raises StartupError without the right to change the network."""
+def require_capabilities() -> None:
+    """Raises StartupError without the rights to change the network, naming those that are missing."""
     status = Path("/proc/self/status").read_text()
     effective = next((line.split()[1] for line in status.splitlines() if line.startswith("CapEff:")), "0")
-    if not int(effective, 16) >> _CAP_NET_ADMIN & 1:
-        raise StartupError("must be started as root: the capability CAP_NET_ADMIN is missing")
+    missing = [name for name, bit in _CAPABILITIES.items() if not int(effective, 16) >> bit & 1]
+    if missing:
+        raise StartupError(f"must be started as root, with the capabilities {', '.join(missing)}")
 
 
 @contextmanager

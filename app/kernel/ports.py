@@ -70,7 +70,7 @@ def _bind(protocol: Protocol, address: IPAddress, port: int) -> socket.socket:
         if refusal.errno == errno.EADDRINUSE:
             raise PortTaken(
                 f"host port {protocol}/{address}:{port} is held by {_holder(protocol, address, port)}; "
-                "stop it, or publish another host_port"
+                "free it, or publish another host_port"
             ) from None
         raise KernelRefused(refusal.errno or errno.EIO, f"bind {protocol} {address}:{port}") from refusal
     return bound
@@ -86,7 +86,10 @@ def _holder(protocol: Protocol, address: IPAddress, port: int) -> str:
                 for local, inode in diag.inodes(version, _NUMBERS[protocol], port)
                 if int(local) == 0 or int(address) == 0 or local == address
             }
-    return _process_of(inodes) or "a socket whose process cannot be seen from here"
+    return (
+        _process_of(inodes)
+        or "a process that cannot be seen from here"
+    )
 
 
 def _process_of(inodes: set[int]) -> str | None:

@@ -71,23 +71,18 @@ class Executor:
     def _run_group(self, group: list[Op], outcome: Outcome) -> None:
         try:
             if isinstance(group[0].item, FirewallItem):
-                self._firewall.apply(group)
+                told = self._firewall.apply(group)
             else:
                 self._kernel.apply(group[0])
+                told = commands(group[0]) if log.isEnabledFor(logging.INFO) else []
         except BridgeheadError as refusal:
             if not _tolerable(group[0], refusal):
                 raise
             outcome.refused += [(op, refusal) for op in group]
             return
         outcome.done += group
-        self._tell(group)
-
-    def _tell(self, group: Iterable[Op]) -> None:
-        if log.isEnabledFor(logging.INFO):
-            for op in group:
-                rules = self._firewall.commands(op) if isinstance(op.item, FirewallItem) else commands(op)
-                for line in rules:
-                    log.info("%s", line)
+        for line in told:
+            log.info("%s", line)
 
     def _flush(self, done: Iterable[Op]) -> None:
         """Once the rules are in place: by the host's port, before and after."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -63,7 +64,6 @@ def _configure(engine: Engine) -> None:
 
 
 def _upgrade(engine: Engine, url: str) -> None:
-    # Alembic is 10 MB that only an upgrade needs
     known = sorted(path.stem for path in (migrations_dir() / "versions").glob("[0-9]*.py"))
     head = known[-1].split("_")[0]
     current = _revision(engine)
@@ -74,9 +74,34 @@ def _upgrade(engine: Engine, url: str) -> None:
             f"database '{url}' was written by a newer Bridgehead (schema {current}, this one knows {head}): "
             f"upgrade Bridgehead, or {_WORDS}"
         )
-    from app.store.migrate import upgrade  # noqa: PLC0415 - see above
+    engine.dispose()  # a child must not share its parent's connections
+    _in_child(lambda: _run_migrations(engine))
+
+
+def _run_migrations(engine: Engine) -> None:
+    from app.store.migrate import upgrade  # noqa: PLC0415 - see _in_child
 
     upgrade(engine, migrations_dir())
+
+
+def _in_child(work: Callable[[], None]) -> None:
+    """Runs it in a forked process: Alembic is 10 MB that only an upgrade needs. Raises StartupError."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            work()
+            status = 0
+        except Exception as failure:  # noqa: BLE001 - its words go to the parent
+            os.write(writing, str(getattr(failure, "orig", None) or failure).encode()[:4096])
+        finally:
+            os._exit(status)
+    os.close(writing)
+    with open(reading, "rb") as words:
+        reason = words.read().decode(errors="replace")
+    if os.waitpid(child, 0)[1] != 0:
+        raise StartupError(f"the database cannot be brought to this version ({reason}): {_WORDS}")
 
 
 def _revision(engine: Engine) -> str | None:

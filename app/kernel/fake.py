@@ -1,0 +1,294 @@
+"""A kernel in memory, as strict as the real one: for tests that need no root.
+
+It keeps to `app.model.contracts.Kernel`, refuses what the real one refuses with the same errors, and lets
+a test put there what others own (`add_*`, `hold_port`), make it fail (`refuse`), and compare (`snapshot`).
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import NoReturn
+
+from app.kernel.fakeworld import FakeHost, Link, Namespace, Route, localnet
+from app.model.commands import commands
+from app.model.errors import BridgeheadError, Invalid, KernelRefused, NamespaceMissing
+from app.model.ops import Op
+from app.model.spec import Protocol
+from app.model.state import (
+    Attachment,
+    Bridge,
+    DefaultRoute,
+    ForeignLink,
+    HostPort,
+    Item,
+    ItemKey,
+    Netns,
+    PortForward,
+    Sysctl,
+)
+
+BRIDGE_PORTS = 1023
+
+
+@dataclass(slots=True)
+class _Refusal:
+    match: Callable[[Op], bool]
+    error: BridgeheadError | None
+
+
+class FakeKernel(FakeHost):
+    """See `app.model.contracts.Kernel`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flushed: list[PortForward] = []
+        self.log: list[Op] = []
+        self.closed = False
+        self._refusals: list[_Refusal] = []
+
+    def refuse(self, match: Callable[[Op], bool], error: BridgeheadError | None = None) -> None:
+        """From now on, operations that match are refused: with `error`, else EPERM and the command."""
+        self._refusals.append(_Refusal(match, error))
+
+    def relent(self) -> None:
+        """Takes every `refuse` back."""
+        self._refusals.clear()
+
+    # --- changes
+
+    def apply(self, op: Op) -> None:
+        for refusal in self._refusals:
+            if refusal.match(op):
+                raise refusal.error or KernelRefused(errno.EPERM, commands(op)[0])
+        handlers: dict[type, Callable[[Op], None]] = {
+            Netns: self._netns,
+            HostPort: self._host_port,
+            Bridge: self._bridge,
+            Attachment: self._attachment,
+            DefaultRoute: self._default_route,
+            Sysctl: self._sysctl,
+            ForeignLink: self._foreign_link,
+        }
+        handlers[type(op.item)](op)
+        self.log.append(op)
+
+    def flush(self, forwards: Collection[PortForward]) -> None:
+        self.flushed += [forward for forward in forwards if forward.protocol is Protocol.UDP]
+
+    def close(self) -> None:
+        self._held.clear()
+        self.closed = True
+
+    def _netns(self, op: Op) -> None:
+        match op.before, op.after:
+            case _, Netns() as after if after.name not in self.names:
+                if not after.create:
+                    raise NamespaceMissing(f"namespace '{after.name}' is not there, and create_namespace is false")
+                if after.name in self.files:
+                    _refuse(errno.EEXIST, op)
+                self.names[after.name] = Namespace(after.owner)
+            case Netns() as before, None:
+                found = self.names.get(before.name)
+                if found is not None and found.owner:
+                    del self.names[before.name]
+                    for link in list(found.links.values()):
+                        self._drop(found, link.name)
+
+    def _host_port(self, op: Op) -> None:
+        if isinstance(op.before, HostPort):
+            self._held.pop(op.before.key, None)
+        if isinstance(op.after, HostPort) and op.after.key not in self._held:
+            self.probe_port(op.after.protocol, op.after.address, op.after.port)
+            self._held[op.after.key] = op.after
+
+    def _sysctl(self, op: Op) -> None:
+        match op.before, op.after:
+            case _, Sysctl() as after:
+                current = self.sysctls.get(after.path)
+                if current is None:
+                    _refuse(errno.ENOENT, op)
+                if current != after.value:
+                    former = self._former.get(after.path, (current, ""))[0]
+                    self._former[after.path] = (former, after.value)
+                    self.sysctls[after.path] = after.value
+            case Sysctl() as before, None if before.path in self._former:
+                former, ours = self._former.pop(before.path)
+                if self.sysctls.get(before.path) == ours:
+                    self.sysctls[before.path] = former
+
+    def _foreign_link(self, op: Op) -> None:
+        if isinstance(op.before, ForeignLink):
+            self._delete(op.before.name, op.before.owner)
+
+    def _delete(self, name: str, owner: str) -> None:
+        link = self.host.links.get(name)
+        if link is not None and link.owner == owner:
+            self._drop(self.host, name)
+
+    def _drop(self, netns: Namespace, name: str) -> None:
+        """A link goes, with its other end, its routes and its settings; ports of a bridge are left without one."""
+        link = netns.links.pop(name, None)
+        if link is None:
+            return
+        netns.routes = {version: route for version, route in netns.routes.items() if route.ifname != name}
+        for other in netns.links.values():
+            other.master = "" if other.master == name else other.master
+        if netns is self.host:
+            self.sysctls.pop(localnet(name), None)
+        if link.peer is not None:
+            self._drop(*link.peer)
+
+    def _require(self, netns: Namespace, name: str, op: Op) -> Link:
+        link = netns.links.get(name)
+        if link is None:
+            _refuse(errno.ENODEV, op)
+        return link
+
+    def _add(self, netns: Namespace, link: Link, op: Op) -> None:
+        if link.name in netns.links:
+            _refuse(errno.EEXIST, op)
+        if not 0 < len(link.name) <= 15 or not 68 <= link.mtu <= 65535:
+            _refuse(errno.EINVAL, op)
+        if int(link.mac[:2], 16) & 1 or not int(link.mac.replace(":", ""), 16):
+            _refuse(errno.EADDRNOTAVAIL, op)
+        netns.links[link.name] = link
+        if netns is self.host:
+            self.sysctls[localnet(link.name)] = "0"
+
+    def _bridge(self, op: Op) -> None:
+        match op.before, op.after:
+            case None, Bridge() as after:
+                made = Link(
+                    after.name, "bridge", after.owner, after.mac, after.mtu, up=True, addresses=set(after.addresses)
+                )
+                self._add(self.host, made, op)
+            case Bridge() as before, None:
+                self._delete(before.name, before.owner)
+            case Bridge() as before, Bridge() as after:
+                link = self._require(self.host, after.name, op)
+                _readdress(link, before, after, op)
+                link.mac, link.mtu, link.up = after.mac, after.mtu, True
+
+    def _attachment(self, op: Op) -> None:
+        match op.before, op.after:
+            case None, Attachment() as after:
+                self._attach(after, op)
+            case Attachment() as before, None:
+                self._delete(before.host_ifname, before.owner)
+            case Attachment() as before, Attachment() as after:
+                outer = self._require(self.host, after.host_ifname, op)
+                self._require(self.host, after.bridge, op)
+                inner = self._require(self._open(after.netns), after.ifname, op)
+                _readdress(inner, before, after, op)
+                outer.master, outer.hairpin = after.bridge, after.hairpin
+                outer.mtu = inner.mtu = after.mtu
+                outer.up = inner.up = True
+
+    def _attach(self, item: Attachment, op: Op) -> None:
+        netns = self._open(item.netns)
+        if netns is self.host:
+            raise Invalid(f"{item.netns} is the host's own network namespace; name another one")
+        if self._require(self.host, item.bridge, op).kind != "bridge":
+            _refuse(errno.EOPNOTSUPP, op)
+        if sum(link.master == item.bridge for link in self.host.links.values()) >= BRIDGE_PORTS:
+            _refuse(errno.EXFULL, op)
+        if item.ifname in netns.links:
+            _refuse(errno.EEXIST, op)
+        outer = Link(item.host_ifname, "veth", item.owner, "02:00:00:00:00:01", item.mtu, up=True, master=item.bridge)
+        outer.hairpin = item.hairpin
+        self._add(self.host, outer, op)
+        inner = Link(item.ifname, "veth", item.owner, item.mac, item.mtu, up=True, addresses=set(item.addresses))
+        try:
+            self._add(netns, inner, op)
+        except KernelRefused:
+            self._drop(self.host, outer.name)
+            raise
+        self._known[netns] = (item.netns, item.namespace_key)
+        outer.peer, inner.peer = (netns, inner.name), (self.host, outer.name)
+
+    def _default_route(self, op: Op) -> None:
+        route = op.item
+        if not isinstance(route, DefaultRoute):
+            return
+        netns = self._find(route.netns)
+        if op.after is None:
+            held = netns.routes.get(route.version) if netns is not None else None
+            if netns is not None and held == Route(route.via, route.ifname, ours=True):
+                del netns.routes[route.version]
+            return
+        if netns is None:
+            raise NamespaceMissing(f"{route.netns} cannot be opened: No such file or directory")
+        link = self._require(netns, route.ifname, op)
+        if not any(route.via in held.network for held in link.addresses):
+            _refuse(errno.ENETUNREACH, op)
+        standing = netns.routes.get(route.version)
+        if standing is not None and not standing.ours:
+            _refuse(errno.EEXIST, op)
+        netns.routes[route.version] = Route(route.via, route.ifname, ours=True)
+
+    # --- reading back
+
+    def observe(self, expected: Iterable[Item]) -> list[Item]:
+        wanted = {item.key: item for item in expected}
+        found: list[Item] = [self._observed(link, wanted) for link in self.host.links.values() if link.owner]
+        named = {("netns", name) for name, netns in self.names.items() if netns.owner}
+        named |= {
+            ("netns", item.name) for item in wanted.values() if isinstance(item, Netns) and item.name in self.names
+        }
+        found += [Netns(name, self.names[name].owner) for _kind, name in sorted(named)]
+        found += self._held.values()
+        found += self._observed_routes(wanted.values())
+        paths = {item.path for item in wanted.values() if isinstance(item, Sysctl)} | set(self._former)
+        owners = {item.path: item.owner for item in wanted.values() if isinstance(item, Sysctl)}
+        found += [
+            Sysctl(owners.get(path, ""), path, self.sysctls[path]) for path in sorted(paths) if path in self.sysctls
+        ]
+        return found
+
+    def _observed(self, link: Link, wanted: dict[ItemKey, Item]) -> Item:
+        item = wanted.get(("link", link.name))
+        match item:
+            case Bridge() if (item.owner, "bridge") == (link.owner, link.kind):
+                held = frozenset(link.addresses)
+                return replace(item, mac=link.mac, mtu=link.mtu, addresses=held, up=link.up)
+            case Attachment() if (item.owner, "veth") == (link.owner, link.kind) and link.peer is not None:
+                netns, ifname = link.peer
+                inner = netns.links[ifname]
+                self._known[netns] = (item.netns, item.namespace_key)
+                if (netns, ifname, inner.mac) == (self._find(item.netns), item.ifname, item.mac):
+                    return replace(
+                        item,
+                        bridge=link.master,
+                        mtu=min(link.mtu, inner.mtu),
+                        addresses=item.addresses & inner.addresses,
+                        hairpin=link.hairpin,
+                        up=link.up and inner.up,
+                    )
+            case _:
+                pass
+        return ForeignLink(link.owner, link.name)
+
+    def _observed_routes(self, wanted: Iterable[Item]) -> Iterator[DefaultRoute]:
+        members = {item.namespace_key: item for item in wanted if isinstance(item, Attachment)}
+        for key, member in members.items():
+            netns = self._find(member.netns)
+            for route in netns.routes.values() if netns is not None else ():
+                if route.ours:
+                    yield DefaultRoute(member.owner, member.netns, key, route.via, route.ifname)
+
+
+def _refuse(number: int, op: Op) -> NoReturn:
+    raise KernelRefused(number, (commands(op) or ["?"])[0])
+
+
+def _readdress(link: Link, before: Bridge | Attachment, after: Bridge | Attachment, op: Op) -> None:
+    for address in after.addresses - before.addresses:
+        if address in link.addresses:
+            _refuse(errno.EEXIST, op)
+        link.addresses.add(address)
+    for address in before.addresses - after.addresses:
+        if address not in link.addresses:
+            _refuse(errno.EADDRNOTAVAIL, op)
+        link.addresses.remove(address)

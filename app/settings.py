@@ -56,7 +56,7 @@ class Settings(BaseSettings):
 def split_listen(value: str) -> tuple[str, int] | None:
     """Host and port of HOST:PORT, None where it is not that."""
     host, colon, port = value.rpartition(":")
-    if not colon or not host or not port.isdigit() or not 0 <= int(port) <= 65535:
+    if not colon or not host or not (port.isascii() and port.isdigit()) or not 0 <= int(port) <= 65535:
         return None
     return host.strip("[]"), int(port)
 
@@ -71,6 +71,6 @@ def _pool(text: str) -> tuple[IPNetwork, int]:
         raise ValueError(f"pool '{text}' is not IPv4")
     if not prefix:
         return network, max(24, network.prefixlen)
-    if not prefix.isdigit() or not network.prefixlen <= int(prefix) <= 30:
+    if not (prefix.isascii() and prefix.isdigit()) or not network.prefixlen <= int(prefix) <= 30:
         raise ValueError(f"pool '{text}': the prefix length after ':' must be {network.prefixlen} to 30")
     return network, int(prefix)

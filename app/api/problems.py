@@ -27,10 +27,15 @@ def document(error: BridgeheadError) -> dict[str, Any]:
         "type": f"urn:bridgehead:problem:{error.code}",
         "title": error.title,
         "status": error.status,
-        "detail": error.detail,
+        "detail": _sendable(error.detail),
         "code": error.code,
         **error.extra(),
     }
+
+
+def _sendable(text: str) -> str:
+    """A refused value may hold half a surrogate pair, which no answer can."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def response(error: BridgeheadError) -> JSONResponse:

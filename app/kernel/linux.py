@@ -26,6 +26,7 @@ from app.model.state import (
     DefaultRoute,
     ForeignLink,
     HostPort,
+    IPInterface,
     Item,
     Netns,
     PortForward,
@@ -179,6 +180,8 @@ class LinuxKernel:
                 link = self._rtnl.add_bridge(after.name, after.mac, after.mtu, alias(after.owner))
                 with self._undone(link.index):
                     _ipv6_off(after.name, off=not after.ipv6)
+                    # else a gateway that moves within its subnet would take the new address with the old one
+                    sysctl.write(f"net/ipv4/conf/{after.name}/promote_secondaries", "1")
                     for address in sorted(after.addresses):
                         self._rtnl.add_address(link.index, address)
                     self._rtnl.set_link(link.index, up=True)
@@ -195,6 +198,16 @@ class LinuxKernel:
         _change_addresses(self._rtnl, index, before, after)
         if not before.up:
             self._rtnl.set_link(index, up=True)
+        self._announce(after.name, after.mac, after.addresses - before.addresses)
+
+    def _announce(self, ifname: str, mac: str, addresses: Collection[IPInterface]) -> None:
+        """Tells the neighbours on one of the host's links that it has these addresses now."""
+        if addresses:
+            announcer = announce.open_socket()
+            try:
+                announce.announce(announcer, ifname, mac, addresses)
+            finally:
+                self._closer.submit(announcer.close)
 
     def _attachment(self, op: Op) -> None:
         match op.before, op.after:

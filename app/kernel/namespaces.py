@@ -13,7 +13,7 @@ from pathlib import Path
 from app.kernel import libc
 from app.kernel.netlink import Rtnl
 from app.model.errors import KernelRefused, NamespaceMissing, StartupError
-from app.model.naming import alias, owner_of
+from app.model.naming import ALIAS_PREFIX, alias, owner_of
 from app.model.spec import NetnsKind, NetnsRef
 
 RUN_NETNS = Path("/run/netns")
@@ -144,7 +144,17 @@ class Namespaces:
                 os.close(own)
 
     def exists(self, name: str) -> bool:
-        return (RUN_NETNS / name).exists()
+        """Whether anything but a placeholder of ours stands at the name."""
+        return (RUN_NETNS / name).exists() and not self._is_placeholder(name)
+
+    @staticmethod
+    def _is_placeholder(name: str) -> bool:
+        """Whether it is a file that we made to mount a namespace on, and none is mounted: we were killed, or it was."""
+        try:
+            with open(RUN_NETNS / name, "rb") as file:
+                return file.read(len(ALIAS_PREFIX)) == ALIAS_PREFIX.encode()
+        except OSError:
+            return False  # a namespace's file cannot be read
 
     def create(self, name: str, owner: str) -> None:
         """Makes a namespace under /run/netns, marks it, sets its lo up. Raises KernelRefused; half-made leaves nothing.
@@ -154,7 +164,12 @@ class Namespaces:
         target = RUN_NETNS / name
         try:
             self._share_directory()
-            os.close(os.open(target, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o444))
+            if self._is_placeholder(name):
+                target.unlink()
+            # the mark is for the case that we are killed before the mount hides it
+            placeholder = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o444)
+            os.write(placeholder, alias(owner).encode())
+            os.close(placeholder)
         except OSError as refusal:
             raise KernelRefused(refusal.errno or errno.EIO, f"ip netns add {name}") from refusal
         try:
@@ -191,9 +206,12 @@ class Namespaces:
 
     def delete(self, name: str) -> bool:
         """Removes a namespace that we made; False where it is gone, or not ours."""
+        target = RUN_NETNS / name
+        if self._is_placeholder(name):
+            target.unlink()
+            return True
         if self.owner(name) is None:
             return False
-        target = RUN_NETNS / name
         try:
             libc.umount(str(target))
             target.unlink(missing_ok=True)
@@ -218,10 +236,13 @@ class Namespaces:
             return None
 
     def marked(self) -> Iterator[tuple[str, str]]:
-        """Name and mark of every namespace that a daemon of this host made: a walk over all, for the start only."""
+        """Name and mark of every namespace that a daemon of this host made; clears what one left half-made."""
         if not RUN_NETNS.is_dir():
             return
         for entry in sorted(RUN_NETNS.iterdir()):
+            if self._is_placeholder(entry.name):
+                entry.unlink()
+                continue
             owner = self.owner(entry.name)
             if owner is not None:
                 yield entry.name, owner

@@ -86,10 +86,7 @@ def _holder(protocol: Protocol, address: IPAddress, port: int) -> str:
                 for local, inode in diag.inodes(version, _NUMBERS[protocol], port)
                 if int(local) == 0 or int(address) == 0 or local == address
             }
-    return (
-        _process_of(inodes)
-        or "a process that cannot be seen from here"
-    )
+    return _process_of(inodes) or "a process that cannot be seen from here"
 
 
 def _process_of(inodes: set[int]) -> str | None:

@@ -9,7 +9,7 @@ from app.firewall.protocol import Firewall
 from app.model.contracts import Kernel
 from app.model.errors import BridgeheadError
 from app.model.ops import Op
-from app.model.state import FirewallItem, HostPort, Item, ItemKey
+from app.model.state import Attachment, DefaultRoute, FirewallItem, HostPort, Item, ItemKey, State
 from app.planner.diff import diff
 from app.reconcile.executor import Executor
 from app.reconcile.render import Rendered
@@ -34,7 +34,7 @@ def heal(kernel: Kernel, firewall: Firewall, executor: Executor, rendered: dict[
     wanted = {item_key: item for one in rendered.values() for item_key, item in one.items.items()}
     links = {key: item for key, item in wanted.items() if not isinstance(item, FirewallItem)}
     observed = {item.key: item for item in kernel.observe(links.values())}
-    ops = diff(links, observed)
+    ops = diff(links, _without_lost_routes(links, observed))
     ports = executor.run_each([op for op in ops if isinstance(op.item, HostPort) and op.before is None])
     lost = {op.item.owner for op, _refusal in ports.refused}
     rules = {key: item for key, item in wanted.items() if isinstance(item, FirewallItem) and item.owner not in lost}
@@ -52,3 +52,17 @@ def heal(kernel: Kernel, firewall: Firewall, executor: Executor, rendered: dict[
         for key, one in rendered.items()
     }
     return Healed(applied, refused)
+
+
+def _without_lost_routes(wanted: State, observed: State) -> dict[ItemKey, Item]:
+    """A route that is there now goes with the link under it where that is made anew."""
+    remade = {
+        op.after.namespace_key
+        for op in diff(wanted, observed)
+        if op.before is None and isinstance(op.after, Attachment)
+    }
+    return {
+        key: item
+        for key, item in observed.items()
+        if not (isinstance(item, DefaultRoute) and item.namespace_key in remade)
+    }

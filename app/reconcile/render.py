@@ -31,10 +31,10 @@ def render(store: Repository, key: Key) -> Rendered:
         case "host":
             return Rendered(None, state_of(*desired.host_items(routed=store.any_routed_network())))
         case "network":
-            network = store.network(identity)
+            network = store.network_by_id(identity)
             return _NOTHING if network is None else _network(store, network)
         case "endpoint":
-            endpoint = store.endpoint(identity)
+            endpoint = store.endpoint_by_id(identity)
             return _NOTHING if endpoint is None else _endpoint(store, endpoint)
         case "portmap":
             portmap = store.portmap(identity)
@@ -54,7 +54,7 @@ def _namespace(store: Repository, namespace_key: str) -> Rendered:
 
 def network_of(store: Repository, endpoint: Endpoint) -> Network:
     """The endpoint's network, which a foreign key guarantees."""
-    network = store.network(endpoint.network_id)
+    network = store.network_by_id(endpoint.network_id)
     if network is None:
         raise LookupError(f"endpoint {endpoint.id} without its network {endpoint.network_id}")
     return network
@@ -72,7 +72,7 @@ def _endpoint(store: Repository, endpoint: Endpoint) -> Rendered:
 
 
 def _portmap(store: Repository, portmap: Portmap) -> Rendered:
-    endpoint = store.endpoint(portmap.endpoint_id)
+    endpoint = store.endpoint_by_id(portmap.endpoint_id)
     if endpoint is None:
         raise LookupError(f"port mapping {portmap.id} without its endpoint {portmap.endpoint_id}")
     return Rendered(portmap, state_of(*desired.portmap_items(network_of(store, endpoint), endpoint, portmap)))

@@ -10,6 +10,7 @@ from app.model import ipam, naming
 from app.model.errors import (
     AddressTaken,
     InterfaceExists,
+    Invalid,
     NameTaken,
     NetworkInUse,
     PoolExhausted,
@@ -21,6 +22,8 @@ from app.services.context import HOST, Change, Context, Key, unique
 from app.services.requests import NetworkCreate, NetworkPatch, refuse_null
 
 _DRIVER = DRIVERS["bridge"]
+_VERSION = 4
+"""Of a network's `subnet`."""
 
 
 def create(context: Context, request: NetworkCreate) -> Change:
@@ -52,12 +55,15 @@ def create(context: Context, request: NetworkCreate) -> Change:
 
 def _subnet(context: Context, wanted: str | None) -> IPNetwork:
     if wanted is not None:
-        return ipam.parse_network(wanted, "subnet")
-    subnet = ipam.lowest_free_subnet(context.pools, lambda candidate: _in_the_way(context, candidate))
-    if subnet is None:
+        subnet = ipam.parse_network(wanted, "subnet")
+        if subnet.version != _VERSION:
+            raise Invalid(f"subnet {subnet} is IPv{subnet.version}; give an IPv4 one, such as 192.168.15.0/24")
+        return subnet
+    free = ipam.lowest_free_subnet(context.pools, lambda candidate: _in_the_way(context, candidate))
+    if free is None:
         pools = ", ".join(ipam.usual_form(pool) for pool in context.pools)
         raise PoolExhausted(f"no subnet of the pools ({pools}) is free: name one, or start with another --pool")
-    return subnet
+    return free
 
 
 def _in_the_way(context: Context, subnet: IPNetwork) -> IPNetwork | None:

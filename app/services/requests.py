@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from app.model import ipam, naming
 from app.model.errors import BridgeheadError, Invalid
@@ -27,20 +28,10 @@ def _checked(check: Any) -> AfterValidator:
     return AfterValidator(validate)
 
 
-def _encodable(value: str) -> str:
-    """JSON can carry half a surrogate pair, which no file name and no database can."""
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise ValueError("the text has a lone surrogate, which is no character") from None
-    return value
-
-
 def _check_labels(labels: dict[str, str]) -> dict[str, str]:
     if len(labels) > _LABELS_MAX:
         raise ValueError(f"{len(labels)} labels; at most {_LABELS_MAX}")
     for key, value in labels.items():
-        _encodable(key + value)
         if not 0 < len(key) <= _LABEL_LENGTH or len(value) > _LABEL_LENGTH or "=" in key:
             raise ValueError(
                 f"label '{key}': 1 to {_LABEL_LENGTH} characters, no '='; its value at most {_LABEL_LENGTH}"
@@ -68,8 +59,7 @@ Mac = Annotated[
 Mtu = Annotated[int, Field(ge=68, le=65535, description="Bytes.")]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Labels = Annotated[dict[str, str], AfterValidator(_check_labels)]
-Text = Annotated[str, AfterValidator(_encodable)]
-Ref = Annotated[Text, Field(min_length=1, max_length=256, description="An id or a name; an id wins.")]
+Ref = Annotated[str, Field(min_length=1, max_length=256, description="An id or a name; an id wins.")]
 
 
 def _check_protocol(value: str) -> str:
@@ -87,6 +77,16 @@ class Request(BaseModel):
     """Refuses what it does not know, and converts nothing."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _encodable(cls, body: Any) -> Any:
+        """JSON can carry half a surrogate pair, which no file name and no database can."""
+        try:
+            json.dumps(body, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise ValueError("a text has a lone surrogate, which is no character") from None
+        return body
 
     def given(self) -> dict[str, Any]:
         """The fields that the client sent."""
@@ -154,7 +154,7 @@ class EndpointCreate(Request):
         None, description="A name under /run/netns, made where it is missing."
     )
     pid: Annotated[int, Field(ge=1, le=1 << 22)] | None = Field(None, description="A process in the namespace.")
-    netns: Annotated[Text, Field(min_length=1, max_length=_TEXT_LENGTH)] | None = Field(
+    netns: Annotated[str, Field(min_length=1, max_length=_TEXT_LENGTH)] | None = Field(
         None, description="The absolute path of a namespace file."
     )
     create_namespace: bool = Field(True, description="Whether a missing `namespace` is made.")
@@ -211,4 +211,4 @@ class AllocationCreate(Request):
 
     network: Ref
     address: Address | None = Field(None, description="By default the next free one.")
-    note: Annotated[Text, Field(max_length=_TEXT_LENGTH)] = ""
+    note: Annotated[str, Field(max_length=_TEXT_LENGTH)] = ""

@@ -42,6 +42,11 @@ class Repository:
         row = self._by_ref(NetworkRow, ref)
         return mapping.network_of(row) if row else None
 
+    def network_by_id(self, network_id: str) -> Network | None:
+        """By id alone: another's name may be the same text."""
+        row = self._first(NetworkRow, NetworkRow.id == network_id)
+        return mapping.network_of(row) if row else None
+
     def network_with_bridge(self, bridge: str) -> Network | None:
         row = self._first(NetworkRow, NetworkRow.bridge == bridge)
         return mapping.network_of(row) if row else None
@@ -85,6 +90,11 @@ class Repository:
     def endpoint(self, ref: str) -> Endpoint | None:
         """By id or name; an id wins."""
         row = self._by_ref(EndpointRow, ref)
+        return mapping.endpoint_of(row) if row else None
+
+    def endpoint_by_id(self, endpoint_id: str) -> Endpoint | None:
+        """By id alone: another's name may be the same text."""
+        row = self._first(EndpointRow, EndpointRow.id == endpoint_id)
         return mapping.endpoint_of(row) if row else None
 
     def endpoint_named(self, name: str) -> Endpoint | None:

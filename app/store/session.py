@@ -135,7 +135,7 @@ def is_writable(engine: Engine) -> bool:
     """Whether the database takes a write; that another one goes on just now is no obstacle."""
     try:
         connection = engine.raw_connection()
-    except SQLAlchemyError:
+    except (SQLAlchemyError, sqlite3.Error):
         return False
     try:
         cursor = connection.cursor()

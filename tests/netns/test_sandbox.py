@@ -49,8 +49,8 @@ class TestTopology:
             assert server.last_peer == HOST
 
     def test_nobody_answers_for_an_address_that_is_not_there(self, sandbox):
-        assert not sandbox.host.ping("203.0.113.99", timeout=0.05)
-        assert sandbox.client.tcp("203.0.113.99", 80, timeout=0.05) is None
+        assert not sandbox.host.ping("203.0.113.99", timeout=0.2)
+        assert sandbox.client.tcp("203.0.113.99", 80, timeout=0.2) is None
         assert isinstance(sandbox.client.failure, TimeoutError)
 
     @pytest.mark.parametrize("forward_policy", ["ACCEPT"])
@@ -158,7 +158,7 @@ class TestTraffic:
         assert sandbox.client.tcp(HOST, 81) is None
         assert isinstance(sandbox.client.failure, ConnectionRefusedError)
         sandbox.host.exec(["iptables-legacy", "-A", "INPUT", "-p", "tcp", "--dport", "81", "-j", "DROP"])
-        assert sandbox.client.tcp(HOST, 81, timeout=0.05) is None
+        assert sandbox.client.tcp(HOST, 81, timeout=0.3) is None
         assert isinstance(sandbox.client.failure, TimeoutError)
 
     def test_a_connection_echoes_after_its_banner(self, sandbox):

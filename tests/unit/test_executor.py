@@ -1,0 +1,172 @@
+"""Operations done in order, taken back in reverse; removing goes on."""
+
+import errno
+from dataclasses import replace
+from ipaddress import ip_address, ip_interface, ip_network
+
+import pytest
+
+from app.kernel.fake import FakeKernel
+from app.kernel.fakeworld import Route
+from app.model.errors import KernelRefused
+from app.model.ops import Op
+from app.model.spec import NetnsKind, NetnsRef, Protocol
+from app.model.state import Attachment, Bridge, DefaultRoute, HostPort, Netns, NetworkPolicy, PortForward, state_of
+from app.planner.diff import diff
+from app.reconcile.executor import Executor
+
+RED = NetnsRef(NetnsKind.NAME, "red")
+GATEWAY = ip_interface("10.0.0.1/24")
+BRIDGE = Bridge("7", "web", "02:00:00:00:00:01", 1500, frozenset({GATEWAY}), ipv6=False)
+VETH = Attachment(
+    owner="8",
+    host_ifname="veth8",
+    bridge="web",
+    netns=RED,
+    namespace_key="name:red",
+    ifname="eth0",
+    mac="02:00:00:00:00:02",
+    mtu=1500,
+    addresses=frozenset({ip_interface("10.0.0.2/24")}),
+    ipv6=False,
+    hairpin=False,
+)
+ROUTE = DefaultRoute("8", RED, "name:red", ip_address("10.0.0.1"), "eth0")
+PORT = HostPort("9", Protocol.UDP, ip_address("0.0.0.0"), 53)
+POLICY = NetworkPolicy("7", "web", ip_network("10.0.0.0/24"), routed=True, isolated=True, masquerade=True)
+FORWARD = PortForward("9", "web", Protocol.UDP, PORT.address, 53, ip_address("10.0.0.2"), 53)
+ALL = state_of(Netns("red", "8"), PORT, POLICY, FORWARD, BRIDGE, VETH, ROUTE)
+
+
+class Rules:
+    """A firewall that keeps what it was told; `refuse` makes it fail."""
+
+    name = "rules"
+
+    def __init__(self):
+        self.items, self.calls, self.refuse = {}, [], False
+
+    def apply(self, ops):
+        if self.refuse:
+            raise KernelRefused(errno.EBUSY, "iptables")
+        self.calls.append(list(ops))
+        for op in ops:
+            assert self.items.get(op.item.key) == op.before
+            if op.after is None:
+                del self.items[op.item.key]
+            else:
+                self.items[op.item.key] = op.after
+        return [f"iptables for {' '.join(op.item.key)}" for op in ops]
+
+    def sync(self, items):
+        self.items = {item.key: item for item in items}
+        return []
+
+
+@pytest.fixture
+def kernel():
+    return FakeKernel()
+
+
+@pytest.fixture
+def rules():
+    return Rules()
+
+
+@pytest.fixture
+def executor(kernel, rules):
+    return Executor(kernel, rules)
+
+
+def fails(kernel, kind, *, removing=False):
+    kernel.refuse(lambda op: isinstance(op.item, kind) and (op.after is None) is removing)
+
+
+def test_everything_up_and_down_leaves_nothing(executor, kernel, rules):
+    before = kernel.snapshot()
+    done = executor.run(diff(ALL, {})).done
+    assert len(done) == len(ALL)
+    assert diff(ALL, {item.key: item for item in kernel.observe(ALL.values())} | rules.items) == []
+    assert len(rules.calls) == 1
+    executor.run(diff({}, ALL))
+    assert kernel.snapshot() == before
+    assert rules.items == {}
+
+
+@pytest.mark.parametrize("kind", [Netns, HostPort, Bridge, Attachment, DefaultRoute])
+def test_a_refusal_takes_everything_back_in_reverse(executor, kernel, rules, kind):
+    before = kernel.snapshot()
+    fails(kernel, kind)
+    with pytest.raises(KernelRefused):
+        executor.run(diff(ALL, {}))
+    assert kernel.snapshot() == before
+    assert rules.items == {}
+    made = [op.item.key for op in kernel.log if op.after is not None]
+    gone = [op.item.key for op in kernel.log if op.after is None]
+    assert gone == made[::-1]
+
+
+def test_the_firewall_s_refusal_takes_everything_back(executor, kernel, rules):
+    before = kernel.snapshot()
+    rules.refuse = True
+    with pytest.raises(KernelRefused, match="EBUSY"):
+        executor.run(diff(ALL, {}))
+    assert kernel.snapshot() == before
+
+
+def test_a_change_is_taken_back_too(executor, kernel, rules):
+    executor.run(diff(ALL, {}))
+    before = kernel.snapshot()
+    wider = replace(BRIDGE, mtu=9000)
+    fails(kernel, Attachment)
+    with pytest.raises(KernelRefused):
+        executor.run([Op(BRIDGE, wider), Op(VETH, replace(VETH, mtu=9000))])
+    assert kernel.snapshot() == before
+
+
+def test_removing_goes_on_past_a_refusal_and_tells(executor, kernel, rules):
+    executor.run(diff(ALL, {}))
+    fails(kernel, Attachment, removing=True)
+    outcome = executor.run(diff({}, ALL))
+    assert [op.item for op, _refusal in outcome.refused] == [VETH]
+    assert len(outcome.done) == len(ALL) - 1
+    assert "web" not in kernel.host.links
+    assert rules.items == {}
+
+
+def test_a_namespace_s_own_default_route_is_tolerated(executor, kernel):
+    kernel.add_namespace("red").routes[4] = Route(ip_address("9.9.9.9"), "own0", ours=False)
+    outcome = executor.run(diff(ALL, {}))
+    assert [op.item for op, _refusal in outcome.refused] == [ROUTE]
+
+
+def test_run_each_goes_on(executor, kernel, rules):
+    fails(kernel, HostPort)
+    outcome = executor.run_each(diff(ALL, {}))
+    assert [op.item for op, _refusal in outcome.refused] == [PORT]
+    assert len(outcome.done) == len(ALL) - 1
+
+
+def test_an_undo_goes_on_past_a_refusal(executor, kernel, rules):
+    done = executor.run(diff(ALL, {})).done
+    fails(kernel, Attachment, removing=True)
+    executor.undo(done)
+    assert "web" not in kernel.host.links
+    assert rules.items == {}
+
+
+def test_flows_of_both_sides_are_flushed(executor, kernel, rules):
+    executor.run(diff(ALL, {}))
+    kernel.flushed.clear()
+    moved = replace(FORWARD, target_ip=ip_address("10.0.0.3"))
+    executor.run([Op(FORWARD, moved)])
+    assert kernel.flushed == [FORWARD, moved]
+
+
+def test_making_twice_is_refused_by_the_kernel(kernel):
+    kernel.apply(Op(None, BRIDGE))
+    with pytest.raises(KernelRefused, match="EEXIST"):
+        kernel.apply(Op(None, BRIDGE))
+    kernel.add_namespace("red")
+    with pytest.raises(KernelRefused, match="ENODEV"):
+        kernel.apply(Op(None, replace(VETH, bridge="nope")))

@@ -1,0 +1,221 @@
+"""The worker: a commit that fails takes the kernel's changes back; healing; the catalog."""
+
+from functools import partial
+from ipaddress import ip_network
+
+import pytest
+from test_executor import Rules
+
+from app.kernel.fake import FakeKernel
+from app.model.errors import KernelRefused, NotFound, ShuttingDown, StoreFailed
+from app.model.state import Attachment, Bridge, DefaultRoute, PortForward
+from app.model.status import State
+from app.reconcile.worker import Parts, Worker
+from app.services import endpoints, networks, portmaps
+from app.services.catalog import Catalog
+from app.services.requests import EndpointCreate, NetworkCreate, NetworkPatch, PortmapCreate
+from app.store.session import open_database
+
+POOLS = ((ip_network("192.168.15.0/24"), 24),)
+WAIT = 30
+
+
+class World:
+    def __init__(self, path):
+        self.engine = open_database(f"sqlite:///{path}")
+        self.kernel, self.rules, self.catalog = FakeKernel(), Rules(), Catalog()
+        self.started = None
+
+    def start(self):
+        parts = Parts(self.engine, self.catalog, lambda: self.kernel, lambda: self.rules, POOLS, 3600.0)
+        self.worker = Worker(parts)
+        self.worker.start()
+        return self
+
+    def restart(self):
+        self.worker.stop()
+        self.catalog = Catalog()
+        return self.start()
+
+    def do(self, service, **arguments):
+        return self.worker.submit(partial(service, **arguments)).result(WAIT)
+
+    def make(self):
+        self.do(networks.create, request=NetworkCreate(name="web"))
+        self.do(endpoints.create, request=EndpointCreate(network="web", namespace="red"))
+        return self.do(portmaps.create, request=PortmapCreate(endpoint="red", host_port=53, protocol="udp"))
+
+    def settle(self):
+        """Returns once the worker is idle, its pass before it done."""
+        with pytest.raises(NotFound):
+            self.do(networks.delete, ref="nothing", force=False)
+
+    def read_only(self, on):
+        """No commit from now on; reading goes on."""
+        import sqlalchemy
+
+        def refuse(_connection):
+            raise sqlalchemy.exc.OperationalError("COMMIT", {}, Exception("attempt to write a readonly database"))
+
+        if on:
+            sqlalchemy.event.listen(self.engine, "commit", refuse)
+            self._refuse = refuse
+        else:
+            sqlalchemy.event.remove(self.engine, "commit", self._refuse)
+
+
+@pytest.fixture
+def world(tmp_path):
+    made = World(tmp_path / "bridgehead.db").start()
+    yield made
+    made.worker.stop()
+    made.engine.dispose()
+
+
+def view(world):
+    return world.kernel.snapshot(), dict(world.rules.items), dict(world.catalog.networks), dict(world.catalog.endpoints)
+
+
+def test_a_failing_commit_takes_the_kernel_back(world):
+    world.make()
+    before = view(world)
+    world.read_only(True)
+    for service, request in (
+        (networks.create, {"request": NetworkCreate(name="db", subnet="10.0.0.0/24")}),
+        (endpoints.create, {"request": EndpointCreate(network="web", namespace="blue")}),
+        (networks.update, {"ref": "web", "request": NetworkPatch(gateway="192.168.15.9", isolated=False)}),
+        (networks.delete, {"ref": "web", "force": True}),
+    ):
+        with pytest.raises(StoreFailed, match="nothing was changed"):
+            world.do(service, **request)
+        now = view(world)
+        assert now[0] == before[0]
+        assert now[1:] == before[1:]
+    world.read_only(False)
+    world.do(networks.delete, ref="web", force=True)
+    assert world.rules.items == {}
+    assert set(world.kernel.host.links) == {"lo"}
+
+
+def test_a_read_only_database_changes_nothing(world):
+    world.make()
+    before = view(world)
+    from sqlalchemy import event
+
+    world.engine.dispose()
+    event.listen(world.engine, "connect", lambda raw, _record: raw.execute("PRAGMA query_only=ON").close())
+    with pytest.raises(StoreFailed, match="readonly"):
+        world.do(endpoints.create, request=EndpointCreate(network="web", namespace="blue"))
+    assert view(world) == before
+
+
+def test_a_bug_in_a_service_leaves_nothing_and_the_worker_alive(world):
+    before = view(world)
+
+    def broken(context):
+        networks.create(context, NetworkCreate(name="web"))
+        raise RuntimeError("a bug")
+
+    with pytest.raises(RuntimeError):
+        world.worker.submit(broken).result(WAIT)
+    assert view(world) == before
+    world.make()
+    assert world.worker.alive
+
+
+def test_the_start_heals_links_rules_and_routes(world):
+    world.make()
+    before = view(world)
+    world.worker.stop()
+    world.rules.items.clear()
+    world.kernel.names["red"].routes.clear()
+    world.kernel._drop(world.kernel.host, "web")
+    world.start()
+    world.settle()
+    assert view(world)[:2] == before[:2]
+
+
+def test_the_start_removes_what_no_row_wants(world):
+    world.make()
+    world.worker.stop()
+    with world.engine.begin() as connection:
+        for table in ("portmap", "allocation", "endpoint", "network"):
+            connection.exec_driver_sql(f"DELETE FROM {table}")
+    world.catalog = Catalog()
+    world.start()
+    world.settle()
+    assert set(world.kernel.host.links) == {"lo"}
+    assert world.kernel.names == {}
+    assert world.rules.items == {}
+    assert world.kernel.sysctls == {"net/ipv4/ip_forward": "0"}
+
+
+@pytest.mark.parametrize("kind", [Bridge, Attachment, DefaultRoute])
+def test_one_thing_that_cannot_be_healed_does_not_hold_up_the_rest(world, kind):
+    world.make()
+    world.worker.stop()
+    world.kernel = FakeKernel()
+    world.kernel.refuse(lambda op: isinstance(op.item, kind))
+    world.catalog = Catalog()
+    world.start()
+    world.settle()
+    states = [world.catalog.status(one).state for one in (*world.catalog.networks, *world.catalog.endpoints)]
+    assert State.FAILED in states
+    assert any(isinstance(item, PortForward) for item in world.rules.items.values())
+    world.kernel.relent()
+    world.restart()
+    world.settle()
+    states = [world.catalog.status(one).state for one in (*world.catalog.networks, *world.catalog.endpoints)]
+    assert set(states) == {State.READY}
+
+
+def test_a_lost_port_gets_no_rule(world):
+    from ipaddress import ip_address
+
+    from app.model.spec import Protocol
+
+    made = world.make()
+    world.worker.stop()
+    world.kernel.hold_port(Protocol.UDP, ip_address("0.0.0.0"), 53, "process 'dnsmasq' (pid 5)")
+    world.catalog = Catalog()
+    world.start()
+    world.settle()
+    status = world.catalog.status(made.id)
+    assert status.state is State.FAILED
+    assert "dnsmasq" in status.message
+    assert not any(isinstance(item, PortForward) for item in world.rules.items.values())
+
+
+def test_after_stop_everything_is_refused_and_stays_up(world):
+    world.make()
+    links = set(world.kernel.host.links)
+    world.worker.stop()
+    with pytest.raises(ShuttingDown):
+        world.do(networks.delete, ref="web", force=True)
+    assert world.kernel.closed
+    assert set(world.kernel.host.links) == links
+    assert not world.worker.alive
+
+
+def test_what_the_kernel_refuses_at_the_start_is_raised(tmp_path):
+    engine = open_database(f"sqlite:///{tmp_path}/bridgehead.db")
+
+    def no_kernel():
+        raise KernelRefused(1, "socket")
+
+    worker = Worker(Parts(engine, Catalog(), no_kernel, Rules, POOLS))
+    with pytest.raises(KernelRefused, match="EPERM"):
+        worker.start()
+    engine.dispose()
+
+
+def test_a_status_s_since_moves_with_its_state_only():
+    catalog = Catalog()
+    catalog.set_status("x", State.READY)
+    since = catalog.status("x").since
+    catalog.set_status("x", State.READY, "words")
+    assert catalog.status("x").since == since
+    assert catalog.status("x").message == "words"
+    catalog.set_status("x", State.FAILED)
+    assert catalog.status("x").since > since
+    assert catalog.status("unknown").state is State.PENDING

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from app.model import ipam
 from app.model.errors import BridgeheadError
@@ -26,7 +26,7 @@ class Settings(BaseSettings):
     state_dir: str = "/var/lib/bridgehead"
     database: str = ""
     firewall: Literal["auto", "iptables", "none"] = "auto"
-    pool: list[str] = ["192.168.15.0/24:24", "192.168.16.0/20:24"]
+    pool: Annotated[list[str], NoDecode] = ["192.168.15.0/24:24", "192.168.16.0/20:24"]
     resync: float = 60.0
 
     @field_validator("listen")
@@ -35,6 +35,12 @@ class Settings(BaseSettings):
         if value and split_listen(value) is None:
             raise ValueError(f"listen '{value}' is not HOST:PORT, such as 127.0.0.1:8015 or [::1]:8015")
         return value
+
+    @field_validator("pool", mode="before")
+    @classmethod
+    def _split_pools(cls, value: object) -> object:
+        """The environment's form: pools separated by commas."""
+        return [text.strip() for text in value.split(",")] if isinstance(value, str) else value
 
     @field_validator("pool")
     @classmethod

@@ -44,11 +44,10 @@ need() { # need PACKAGE COMMAND: missing is what neither dpkg knows nor PATH has
     installed "$1" || command -v "$2" >/dev/null 2>&1 || missing="$missing $1"
 }
 need iptables iptables # brings libxtables, libip4tc, libip6tc and the extensions
-if [ "$mode" != run ]; then
-    need iproute2 ip
-    need iputils-ping ping
-    need curl curl
-fi
+# the daemon itself uses none of these: the README's lines, the demo and the tests do
+need iproute2 ip
+need iputils-ping ping
+need curl curl
 if ! fresh; then
     # Debian's default python3 takes python3-venv; a second one (python3.12) takes python3.12-venv.
     pkg=$("$python" -c 'import sys; print("python%d.%d" % sys.version_info[:2])')

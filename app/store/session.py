@@ -23,8 +23,8 @@ _WORDS = "move it away to start with an empty one, or restore a backup"
 def migrations_dir() -> Path:
     """The Alembic scripts: inside the package where it is installed, beside it in a checkout."""
     package = Path(app.__file__).parent
-    beside = package.parent / "migrations"
-    return beside if (beside / "env.py").exists() else package / "_migrations"
+    inside = package / "_migrations"
+    return inside if inside.is_dir() else package.parent / "migrations"
 
 
 def open_database(url: str) -> Engine:

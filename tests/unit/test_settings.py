@@ -30,11 +30,11 @@ def test_the_contract_s_defaults():
 def test_the_environment_and_flags_above_it(monkeypatch):
     monkeypatch.setenv("BRIDGEHEAD_LISTEN", "0.0.0.0:1")
     monkeypatch.setenv("BRIDGEHEAD_STATE_DIR", "/tmp/x")
-    monkeypatch.setenv("BRIDGEHEAD_POOL", '["10.0.0.0/8:16"]')
+    monkeypatch.setenv("BRIDGEHEAD_POOL", "10.0.0.0/8:16, 172.16.0.0/12")
     found = load_settings(listen="[::1]:2", socket=None)
     assert found.listen == "[::1]:2"
     assert found.database_url == "sqlite:////tmp/x/bridgehead.db"
-    assert found.pools == ((ip_network("10.0.0.0/8"), 16),)
+    assert found.pools == ((ip_network("10.0.0.0/8"), 16), (ip_network("172.16.0.0/12"), 24))
     assert load_settings(database="sqlite:////d.db").database_url == "sqlite:////d.db"
     assert load_settings(socket="", listen="").listen == ""
 

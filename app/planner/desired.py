@@ -9,6 +9,7 @@ from app.model.spec import Endpoint, NetnsKind, Network, Portmap, Version
 from app.model.state import DefaultRoute, HostPort, Item, Netns, NetworkPolicy, PortForward, Sysctl
 
 _DRIVER = DRIVERS["bridge"]
+_NAMED = f"{NetnsKind.NAME}:"
 _VERSIONS: tuple[Version, ...] = (4, 6)
 _FORWARDING: dict[Version, str] = {4: "net/ipv4/ip_forward", 6: "net/ipv6/conf/all/forwarding"}
 
@@ -43,9 +44,11 @@ def endpoint_items(network: Network, endpoint: Endpoint, *, published: bool) -> 
 def namespace_items(members: Sequence[tuple[Endpoint, Network]]) -> tuple[Item, ...]:
     """A namespace and its default routes, from all its endpoints, oldest first."""
     items: list[Item] = []
-    if members and members[0][0].netns.kind is NetnsKind.NAME:
-        create = any(endpoint.create_namespace for endpoint, _network in members)
-        items.append(Netns(members[0][0].netns.value, members[0][0].id, create))
+    named = [endpoint for endpoint, _network in members if endpoint.namespace_key.startswith(_NAMED)]
+    if named:
+        # one that is here by its process keeps a namespace of that name too
+        create = any(one.create_namespace and one.netns.kind is NetnsKind.NAME for one in named)
+        items.append(Netns(named[0].namespace_key.removeprefix(_NAMED), named[0].id, create))
     for version in _VERSIONS:
         route = _default_route(members, version)
         if route is not None:

@@ -173,7 +173,7 @@ def portmap_create(
 
 
 def _port(text: str) -> int | None:
-    if text and not text.isdigit():
+    if text and not (text.isascii() and text.isdigit()):
         _fail(f"'{text}' is not a port number")
     return int(text) if text else None
 

@@ -15,14 +15,14 @@ from pathlib import Path
 
 import uvicorn
 import uvloop
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from pydantic import ValidationError
 from sqlalchemy import Engine
 from starlette.types import ASGIApp
 
 import app
 from app.api import docs, endpoints, ipam, networks, portmaps, problems, system
-from app.api.deps import Backend
+from app.api.deps import Backend, known_query
 from app.api.middleware import BodyLimit, TokenGuard
 from app.firewall.null import NullFirewall
 from app.firewall.protocol import Firewall
@@ -62,7 +62,7 @@ def create_app(backend: Backend | None = None) -> FastAPI:
     )
     application.state.backend = backend
     for module in (networks, endpoints, portmaps, ipam, system):
-        application.include_router(module.router)
+        application.include_router(module.router, dependencies=[Depends(known_query)])
     docs.install(application)
     problems.install(application)
     application.add_middleware(BodyLimit)
@@ -100,12 +100,12 @@ def run(settings: Settings) -> int:
 def _serve(settings: Settings, stack: contextlib.ExitStack) -> None:
     state_dir = Path(settings.state_dir)
     claim.require_capabilities()
-    stack.enter_context(claim.state_dir(state_dir))
     stack.enter_context(claim.namespace())
+    open_sockets = stack.enter_context(_listening(settings))
+    stack.enter_context(claim.state_dir(state_dir))
     token = claim.token(state_dir / "token")
     engine = open_database(settings.database_url)
     stack.callback(engine.dispose)
-    open_sockets = stack.enter_context(_listening(settings))
     catalog = Catalog()
     worker = Worker(_parts(settings, engine, catalog))
     try:
@@ -202,4 +202,6 @@ def load_settings(**flags: object) -> Settings:
         return Settings(**given)  # type: ignore[arg-type]
     except ValidationError as failure:
         first = failure.errors()[0]
-        raise StartupError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        raise StartupError(
+            f"{'.'.join(map(str, first['loc']))}: {first['msg'].removeprefix('Value error, ')}"
+        ) from None

@@ -51,6 +51,16 @@ def _backend(request: Request) -> Backend:
     return found
 
 
+def known_query(request: Request) -> None:
+    """Raises Invalid for a parameter that the operation does not know: a mistyped filter would keep everything."""
+    route = request.scope["route"]
+    known = {field.alias for field in route.dependant.query_params}
+    for name in request.query_params:
+        if name not in known:
+            hint = f"it knows {', '.join(sorted(known))}" if known else "it takes none"
+            raise Invalid(f"query parameter '{name}' is not known here; {hint}")
+
+
 BackendDep = Annotated[Backend, Depends(_backend)]
 Limit = Annotated[int | None, Query(ge=1, le=1000, description="At most so many; all without it.")]
 LabelQuery = Annotated[

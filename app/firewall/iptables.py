@@ -94,7 +94,7 @@ class IptablesFirewall:
         order = TABLES if added else tuple(reversed(TABLES))
         try:
             for table in order:
-                if self._write(table, removed, added, new):
+                if self._write(table, removed, added, new, kinds):
                     done.append(table)
         except KernelRefused:
             for table in reversed(done):
@@ -109,17 +109,22 @@ class IptablesFirewall:
         self._kinds = Counter(type(item) for item in self._items.values())
         self._chains = _chain_names(self._items.values(), self._kinds)
 
-    def _write(self, table: str, removed: list[Placed], added: list[Placed], new: _Change) -> bool:
+    def _write(
+        self, table: str, removed: list[Placed], added: list[Placed], new: _Change, kinds: Counter[type[FirewallItem]]
+    ) -> bool:
         removed = [placed for placed in removed if placed.table == table]
         added = [placed for placed in added if placed.table == table]
         if not removed and not added:
             return False
+
+        bases = [placed for placed in _bases(+kinds) if placed.table == table]
 
         def change(handle: Any) -> bool:
             for placed in removed:
                 _remove(handle, placed)
             for placed in added:
                 _add(handle, placed)
+            _require_shared(handle, table, bases)
             return True
 
         try:
@@ -267,6 +272,16 @@ def _drop_if_idle(handle: Any, chain: str) -> None:
     """Removes a chain of ours that is empty and that nothing jumps to."""
     if not handle.first_rule(chain) and not _references(handle, chain):
         handle.delete_chain(chain)
+
+
+def _require_shared(handle: Any, table: str, bases: list[Placed]) -> None:
+    """Raises KernelRefused ENOENT where somebody took away what all items stand on, such as by `iptables -F`."""
+    for placed in bases:
+        there = handle.is_chain(placed.chain) and any(
+            _same(handle, entry, placed.rule) for entry in _entries(handle, placed.chain)
+        )
+        if not there:
+            raise KernelRefused(errno.ENOENT, f"iptables -t {table} -C {placed.chain} {placed.rule.arguments()}")
 
 
 def _references(handle: Any, chain: str) -> int:

@@ -165,6 +165,15 @@ class LinuxKernel:
         if link is not None and _is_ours(link) and (owner_of(link.alias) or owner) == owner:
             self._rtnl.delete_link(link.index)
 
+    def _require_own(self, name: str, owner: str | None = None) -> Link:
+        """A link that bears our mark. Raises KernelRefused where it is gone, or somebody else's by now."""
+        link = self._rtnl.require(name)
+        mark = owner_of(link.alias)
+        if mark is None or owner not in (None, mark):
+            asked = f"ip link show {name}"
+            raise KernelRefused(errno.ENODEV, asked, "ours is gone, and somebody else's has its name")
+        return link
+
     @contextmanager
     def _undone(self, index: int) -> Iterator[None]:
         """Removes a link that was made where what follows fails."""
@@ -191,7 +200,7 @@ class LinuxKernel:
                 self._change_bridge(before, after)
 
     def _change_bridge(self, before: Bridge, after: Bridge) -> None:
-        index = self._rtnl.require(after.name).index
+        index = self._require_own(after.name, after.owner).index
         _ipv6_off(after.name, off=not after.ipv6)
         if (before.mac, before.mtu) != (after.mac, after.mtu):
             self._rtnl.set_link(index, mac=after.mac, mtu=after.mtu)
@@ -224,7 +233,7 @@ class LinuxKernel:
                 raise Invalid(f"{item.netns} is the host's own network namespace; name another one")
             link = self._rtnl.add_veth(
                 item.host_ifname,
-                master=self._rtnl.require(item.bridge).index,
+                master=self._require_own(item.bridge).index,
                 mtu=item.mtu,
                 alias=alias(item.owner),
                 peer=item.ifname,
@@ -264,8 +273,8 @@ class LinuxKernel:
             time.sleep(0.0001)
 
     def _change_attachment(self, before: Attachment, after: Attachment) -> None:
-        link = self._rtnl.require(after.host_ifname)
-        master = self._rtnl.require(after.bridge).index
+        link = self._require_own(after.host_ifname, after.owner)
+        master = self._require_own(after.bridge).index
         if link.master != master:
             self._rtnl.set_link(link.index, master=master)
         if before.mtu != after.mtu:

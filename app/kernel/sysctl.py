@@ -39,14 +39,17 @@ class SysctlLedger:
     def __init__(self, file: Path) -> None:
         self._file = file
         self._epoch = f"{_BOOT_ID.read_text().strip()}/{netns_cookie()}"
-        self._changed: dict[str, tuple[str, str]] = self._load()
+        self._changed: dict[str, tuple[str, str, dict[str, str]]] = self._load()
 
-    def _load(self) -> dict[str, tuple[str, str]]:
+    def _load(self) -> dict[str, tuple[str, str, dict[str, str]]]:
         try:
             kept = json.loads(self._file.read_text())
             if kept["epoch"] != self._epoch:
                 return {}
-            return {str(path): (str(former), str(ours)) for path, (former, ours) in kept["changed"].items()}
+            return {
+                str(path): (str(former), str(ours), {str(key): str(value) for key, value in beside.items()})
+                for path, (former, ours, beside) in kept["changed"].items()
+            }
         except FileNotFoundError:
             return {}
         except (ValueError, KeyError, TypeError, AttributeError, OSError) as failure:
@@ -67,8 +70,10 @@ class SysctlLedger:
         if current == value:
             return
         if current is not None:
-            former = self._changed[path][0] if path in self._changed else current
-            self._changed[path] = (former, value)
+            former, beside = current, _beside(path)
+            if path in self._changed:
+                former, _ours, beside = self._changed[path]
+            self._changed[path] = (former, value, beside)
             self._save()
         write(path, value)
 
@@ -76,10 +81,13 @@ class SysctlLedger:
         """Puts the former value back, unless it was as wanted from the first or somebody changed it since."""
         if path not in self._changed:
             return
-        former, ours = self._changed[path]
+        former, ours, beside = self._changed[path]
         current = read(path)
         if current == ours:
             write(path, former)
+            for other, value in beside.items():
+                if read(other) not in (None, value):
+                    write(other, value)
         elif current is not None:
             log.info("%s stays %s: somebody changed it since it was set to %s", path, current, ours)
         del self._changed[path]
@@ -88,3 +96,17 @@ class SysctlLedger:
     def held(self) -> list[str]:
         """The settings that we changed."""
         return list(self._changed)
+
+
+def _beside(path: str) -> dict[str, str]:
+    """What the kernel itself rewrites with ip_forward: every link's forwarding, and whether redirects are taken.
+
+    Documentation/networking/ip-sysctl: "this variable is special, its change resets all configuration".
+    """
+    if path != "net/ipv4/ip_forward":
+        return {}
+    links = (
+        f"net/ipv4/conf/{link.name}/forwarding" for link in (ROOT / "net/ipv4/conf").iterdir() if link.name != "all"
+    )
+    values = {path: read(path) for path in ("net/ipv4/conf/all/accept_redirects", *links)}
+    return {path: value for path, value in values.items() if value is not None}

@@ -7,6 +7,7 @@ so that an object being made is never taken for an orphan.
 
 from __future__ import annotations
 
+import errno
 import logging
 import queue
 import threading
@@ -21,7 +22,7 @@ from sqlmodel import Session
 
 from app.firewall.protocol import Firewall
 from app.model.contracts import Kernel
-from app.model.errors import BridgeheadError, ShuttingDown
+from app.model.errors import BridgeheadError, KernelRefused, NamespaceMissing, ShuttingDown
 from app.model.ops import Op
 from app.model.spec import IPNetwork
 from app.model.state import Item, ItemKey
@@ -44,12 +45,17 @@ _HEAL_AGAIN = 5.0
 """Seconds until the next full pass where the last one left something undone."""
 
 
+class _Drifted(Exception):
+    """The kernel is not as it was left: a full pass comes first, then the request once more."""
+
+
 @dataclass(slots=True)
 class Job:
     """A request on its way: what it does, and where its answer goes."""
 
     service: Service
     answer: Future[Subject] = field(default_factory=Future)
+    healed: bool = False
 
 
 @dataclass(slots=True)
@@ -187,10 +193,14 @@ class Worker:
 
     def _run(self, batch: list[Job]) -> None:
         applied: list[_Applied] = []
+        again: list[Job] = []
         with Session(self._parts.engine, expire_on_commit=False) as session:
             for job in batch:
                 try:
                     applied.append(self._apply(session, job))
+                except _Drifted:
+                    job.healed = True
+                    again.append(job)
                 except BridgeheadError as refusal:
                     job.answer.set_exception(refusal)
                 except SQLAlchemyError as failure:
@@ -203,10 +213,13 @@ class Worker:
             except SQLAlchemyError as failure:
                 session.rollback()
                 self._take_back(applied, store_failed(failure))
-                return
+                applied = []
         for one in applied:
             self._publish(one)
             one.job.answer.set_result(_subject(one))
+        if again:
+            self._heal_safely()
+            self._run(again)
 
     def _apply(self, session: Session, job: Job) -> _Applied:
         """One request within its savepoint: the store changed, the kernel changed, nothing committed."""
@@ -218,7 +231,7 @@ class Worker:
                 change = job.service(Context(store, self._kernel, self._parts.pools))
                 rendered = {key: render(store, key) for key in change.keys}
                 former = {key: self._applied.get(key, {}) for key in change.keys}
-                outcome = self._executor.run(_plan(rendered, former))
+                outcome = self._execute(job, _plan(rendered, former))
                 self._record(rendered, outcome.refused)
                 self._raise_stuck(outcome)
         except SQLAlchemyError:
@@ -226,6 +239,16 @@ class Worker:
             self._next_pass = time.monotonic()
             raise
         return _Applied(job, change, rendered, former, outcome)
+
+    def _execute(self, job: Job, ops: list[Op]) -> Outcome:
+        """Raises _Drifted, once, where the refusal shows that somebody took away what the plan stands on."""
+        try:
+            return self._executor.run(ops)
+        except (KernelRefused, NamespaceMissing) as refusal:
+            gone = isinstance(refusal, NamespaceMissing) or refusal.errno in (errno.ENODEV, errno.ENOENT)
+            if gone and not job.healed:
+                raise _Drifted from refusal
+            raise
 
     def _raise_stuck(self, outcome: Outcome) -> None:
         """Raises where something would not go; what went with it is built again, for its object is still wanted."""

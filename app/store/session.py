@@ -40,6 +40,12 @@ def open_database(url: str) -> Engine:
         ) from None
     _configure(engine)
     try:
+        if parsed.database and parsed.database != ":memory:":
+            # SQLite gives its other files the same mode
+            os.close(os.open(parsed.database, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    except OSError as refusal:
+        raise StartupError(f"database '{url}' cannot be used ({refusal.strerror}): {_WORDS}") from None
+    try:
         with engine.connect() as connection:
             verdict = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar_one()
         if verdict != "ok":

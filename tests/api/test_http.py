@@ -168,3 +168,8 @@ def test_a_bug_is_a_500_without_its_traceback(api):
     answer = api.client.post("/networks", json={"name": "web"})
     checked_problem(answer, 500, "internal")
     assert "secret" not in answer.text
+
+
+def test_an_unknown_query_parameter_is_refused(api):
+    for path in ("/endpoints?nmespace=red", "/networks?foo=1", "/version?x=1"):
+        api.refused("GET", path, None, 422, "invalid", path.partition("?")[2].partition("=")[0])

@@ -117,12 +117,13 @@ class TestIsolation:
             eventually(lambda: set(outer.host.links()) == {"lo", "eth0"})
 
     def test_sandboxes_do_not_see_one_another(self):
+        machine = os.listdir("/run/netns") if os.path.isdir("/run/netns") else []
         with Sandbox() as one, Sandbox() as other:
             one.add_netns("red")
             assert one.netns_names() == ["red"]
             assert other.netns_names() == []
             assert not other.netns("red").exists
-            assert not os.path.exists("/run/netns/red")
+            assert (os.listdir("/run/netns") if os.path.isdir("/run/netns") else []) == machine
             assert one.host.exec(["ls", "/run/netns"]).stdout == "red\n"
             assert one.host.inode != other.host.inode
 

@@ -8,7 +8,7 @@ from app.model import ipam
 from app.model.errors import AddressOutsideSubnet, Invalid
 from app.model.naming import bridge_mac
 from app.model.spec import AddressPlan, Endpoint, IPAddress, Network
-from app.model.state import Attachment, Bridge, IPInterface, Item
+from app.model.state import Attachment, Bridge, IPInterface, Item, SourceGuard
 
 PORTS_MAX = 1023
 """Ports that a Linux bridge takes (net/bridge/br_private.h, BR_PORT_BITS)."""
@@ -36,7 +36,10 @@ class BridgeDriver:
 
     def endpoint(self, network: Network, endpoint: Endpoint, *, published: bool) -> tuple[Item, ...]:
         plans = {plan.version: plan for plan in network.plans}
+        own = frozenset(endpoint.addresses)
+        guard = SourceGuard(endpoint.id, endpoint.host_ifname, endpoint.mac, own)
         return (
+            *((guard,) if network.spoof_protection else ()),
             Attachment(
                 owner=endpoint.id,
                 host_ifname=endpoint.host_ifname,
@@ -50,6 +53,8 @@ class BridgeDriver:
                 ipv6=network.plan(6) is not None,
                 # with bridge-nf-call-iptables, a publisher's own port leads back out of its own bridge port
                 hairpin=published,
+                isolated=not network.icc,
+                locked=network.spoof_protection,
             ),
         )
 

@@ -35,7 +35,7 @@ from app.firewall.rules import (
 )
 from app.model.errors import KernelRefused, StartupError
 from app.model.ops import Op
-from app.model.state import FirewallItem, Item, ItemKey, NetworkPolicy, PortForward
+from app.model.state import FirewallItem, Item, ItemKey, NetworkPolicy, PortForward, TrafficItem
 
 LOCK_FILE = Path("/run/xtables.lock")
 _LOADED_TABLES = Path("/proc/thread-self/net/ip_tables_names")
@@ -45,7 +45,7 @@ _NAME_END = 31  # xt_entry_match and xt_entry_target: u16 size, char name[29], u
 
 Chains = dict[str, list[Rule]]
 """The rules of one table, by chain; a built-in chain holds our jump alone."""
-_Change = Mapping[ItemKey, FirewallItem | None]
+_Change = Mapping[ItemKey, TrafficItem | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +64,8 @@ class IptablesFirewall:
     name = "iptables"
 
     def __init__(self) -> None:
-        self._items: dict[ItemKey, FirewallItem] = {}
-        self._kinds: Counter[type[FirewallItem]] = Counter()
+        self._items: dict[ItemKey, TrafficItem] = {}
+        self._kinds: Counter[type[TrafficItem]] = Counter()
         self._chains: set[tuple[str, str]] = set()
 
     @staticmethod
@@ -85,7 +85,7 @@ class IptablesFirewall:
     def apply(self, ops: Sequence[Op]) -> list[str]:
         """Tables gain rules in the order raw, filter, nat and lose them in reverse, one commit each."""
         old = {op.item.key: self._items.get(op.item.key) for op in ops}
-        new = {op.item.key: _firewall_item(op.after) for op in ops}
+        new = {op.item.key: _traffic_item(op.after) for op in ops}
         kinds = self._kinds.copy()
         kinds.subtract(type(item) for item in old.values() if item is not None)
         kinds.update(type(item) for item in new.values() if item is not None)
@@ -104,13 +104,13 @@ class IptablesFirewall:
         self._adopt({**self._items, **new})
         return _commands(former, self._chains, removed, added)
 
-    def _adopt(self, items: Mapping[ItemKey, FirewallItem | None]) -> None:
+    def _adopt(self, items: Mapping[ItemKey, TrafficItem | None]) -> None:
         self._items = {key: item for key, item in items.items() if item is not None}
         self._kinds = Counter(type(item) for item in self._items.values())
         self._chains = _chain_names(self._items.values(), self._kinds)
 
     def _write(
-        self, table: str, removed: list[Placed], added: list[Placed], new: _Change, kinds: Counter[type[FirewallItem]]
+        self, table: str, removed: list[Placed], added: list[Placed], new: _Change, kinds: Counter[type[TrafficItem]]
     ) -> bool:
         removed = [placed for placed in removed if placed.table == table]
         added = [placed for placed in added if placed.table == table]
@@ -139,7 +139,7 @@ class IptablesFirewall:
 
     def sync(self, items: Iterable[FirewallItem]) -> list[str]:
         """Tables that hold nothing of ours and shall hold nothing are not even loaded."""
-        wanted = {item.key: item for item in items}
+        wanted = {item.key: item for item in items if isinstance(item, TrafficItem)}
         loaded = _LOADED_TABLES.read_text().split() if _LOADED_TABLES.exists() else []
         found: list[str] = []
         for table in TABLES:
@@ -150,17 +150,17 @@ class IptablesFirewall:
         return found
 
 
-def _firewall_item(item: Item | None) -> FirewallItem | None:
-    if item is None or isinstance(item, FirewallItem):
+def _traffic_item(item: Item | None) -> TrafficItem | None:
+    if item is None or isinstance(item, TrafficItem):
         return item
-    raise TypeError(f"{type(item).__name__} is no firewall item")
+    raise TypeError(f"{type(item).__name__} is no item of this backend")
 
 
 def _rules(change: _Change) -> Iterator[Placed]:
     return (placed for item in change.values() if item is not None for placed in rules_of(item))
 
 
-def _bases(kinds: Counter[type[FirewallItem]]) -> tuple[Placed, ...]:
+def _bases(kinds: Counter[type[TrafficItem]]) -> tuple[Placed, ...]:
     """What items share: it goes in with the first of them and out with the last."""
     return (policy_base() if kinds[NetworkPolicy] else ()) + (port_base() if kinds[PortForward] else ())
 
@@ -174,7 +174,7 @@ def _delta(old: list[Placed], new: list[Placed]) -> tuple[list[Placed], list[Pla
     return removed, added
 
 
-def _chain_names(items: Iterable[FirewallItem], kinds: Counter[type[FirewallItem]]) -> set[tuple[str, str]]:
+def _chain_names(items: Iterable[TrafficItem], kinds: Counter[type[TrafficItem]]) -> set[tuple[str, str]]:
     """Table and name of every chain of ours; port forwards add none of their own."""
     policies = (item for item in items if isinstance(item, NetworkPolicy))
     standing = [*_bases(kinds), *(placed for policy in policies for placed in rules_of(policy))]
@@ -198,7 +198,7 @@ def _commands(
     ]
 
 
-def _chains_of(table: str, items: Iterable[FirewallItem]) -> Chains:
+def _chains_of(table: str, items: Iterable[TrafficItem]) -> Chains:
     items = list(items)
     chains: Chains = {}
     shared = _bases(Counter(type(item) for item in items))

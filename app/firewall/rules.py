@@ -18,7 +18,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from app.model.naming import short_hash
-from app.model.state import FirewallItem, NetworkPolicy, PortForward
+from app.model.state import NetworkPolicy, PortForward, TrafficItem
 
 PREFIX = "BRIDGEHEAD-"
 FORWARD, CLOSED, TO, FROM = PREFIX + "FORWARD", PREFIX + "CLOSED", PREFIX + "TO", PREFIX + "FROM"
@@ -110,7 +110,7 @@ def port_base() -> tuple[Placed, ...]:
     )
 
 
-def rules_of(item: FirewallItem) -> tuple[Placed, ...]:
+def rules_of(item: TrafficItem) -> tuple[Placed, ...]:
     """An item's own rules."""
     return _policy(item) if isinstance(item, NetworkPolicy) else _forward(item)
 

@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from app.kernel.fakeworld import FakeHost, Link, Namespace, Route, localnet
 from app.model.commands import commands
-from app.model.errors import BridgeheadError, Invalid, KernelRefused, NamespaceMissing
+from app.model.errors import BridgeheadError, Invalid, KernelRefused, NamespaceMissing, PortTaken
 from app.model.ops import Op
 from app.model.spec import Protocol
 from app.model.state import (
@@ -97,10 +97,15 @@ class FakeKernel(FakeHost):
                         self._drop(found, link.name)
 
     def _host_port(self, op: Op) -> None:
-        if isinstance(op.before, HostPort):
-            self._held.pop(op.before.key, None)
-        if isinstance(op.after, HostPort) and op.after.key not in self._held:
-            self.probe_port(op.after.protocol, op.after.address, op.after.port)
+        former = self._held.pop(op.before.key, None) if isinstance(op.before, HostPort) else None
+        if isinstance(op.after, HostPort):
+            for port in range(op.after.port, op.after.port + op.after.count):
+                try:
+                    self.probe_port(op.after.protocol, op.after.address, port)
+                except PortTaken:
+                    if former is not None:
+                        self._held[former.key] = former
+                    raise
             self._held[op.after.key] = op.after
 
     def _sysctl(self, op: Op) -> None:

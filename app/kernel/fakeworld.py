@@ -6,7 +6,7 @@ import errno
 from dataclasses import dataclass, field, replace
 
 from app.model.errors import Invalid, KernelRefused, NamespaceMissing, PortTaken
-from app.model.spec import IPAddress, IPNetwork, NetnsKind, NetnsRef, Protocol, Version
+from app.model.spec import IPAddress, IPNetwork, NetnsKind, NetnsRef, Protocol, Version, ports_text
 from app.model.state import HostPort, IPInterface, ItemKey
 
 _IP_FORWARD = "net/ipv4/ip_forward"
@@ -100,7 +100,9 @@ class FakeHost:
         parts += [f"netns {name} {_described(one)}" for name, one in sorted(self.names.items())]
         parts += [f"path {path} {_described(one)}" for path, one in sorted(self.paths.items())]
         parts += [f"pid {pid} {_described(one)}" for pid, (_start, one) in sorted(self.processes.items())]
-        parts += [f"port {' '.join(key)}" for key in sorted(self._held)]
+        parts += sorted(
+            f"port {one.protocol} {one.address} {ports_text(one.port, one.count)}" for one in self._held.values()
+        )
         parts += [f"sysctl {path}={value}" for path, value in sorted(self.sysctls.items())]
         parts += [f"former {path} {values}" for path, values in sorted(self._former.items())]
         return "\n".join(parts)
@@ -158,7 +160,11 @@ class FakeHost:
     def probe_port(self, protocol: Protocol, address: IPAddress, port: int) -> None:
         if int(address) != 0 and not self.holds_address(address):
             raise KernelRefused(errno.EADDRNOTAVAIL, f"bind {protocol} {address}:{port}")
-        own = [(one.protocol, one.address, one.port, "process 'bridgehead' (pid 1)") for one in self._held.values()]
+        own = [
+            (one.protocol, one.address, number, "process 'bridgehead' (pid 1)")
+            for one in self._held.values()
+            for number in range(one.port, one.port + one.count)
+        ]
         for held_protocol, held, held_port, process in (*self._foreign_ports, *own):
             meets = held.version == address.version and (held == address or 0 in (int(held), int(address)))
             if (held_protocol, held_port) == (protocol, port) and meets:

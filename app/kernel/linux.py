@@ -144,10 +144,8 @@ class LinuxKernel:
                 self._namespaces.delete(before.name)
 
     def _host_port(self, op: Op) -> None:
-        if isinstance(op.before, HostPort):
-            self._ports.release(op.before)
-        if isinstance(op.after, HostPort):
-            self._ports.reserve(op.after)
+        before = op.before if isinstance(op.before, HostPort) else None
+        self._ports.change(before, op.after if isinstance(op.after, HostPort) else None)
 
     def _sysctl(self, op: Op) -> None:
         match op.before, op.after:

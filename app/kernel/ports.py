@@ -6,15 +6,21 @@ import errno
 import os
 import resource
 import socket
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from app.kernel.netlink import SockDiag
-from app.model.errors import KernelRefused, PortTaken
+from app.model.errors import BridgeheadError, KernelRefused, PortTaken
 from app.model.spec import IPAddress, Protocol
 from app.model.state import HostPort, ItemKey
 
-_KINDS = {Protocol.TCP: socket.SOCK_STREAM, Protocol.UDP: socket.SOCK_DGRAM}
-_NUMBERS = {Protocol.TCP: socket.IPPROTO_TCP, Protocol.UDP: socket.IPPROTO_UDP}
+_KINDS = {
+    Protocol.TCP: (socket.SOCK_STREAM, socket.IPPROTO_TCP),
+    Protocol.UDP: (socket.SOCK_DGRAM, socket.IPPROTO_UDP),
+    Protocol.SCTP: (socket.SOCK_STREAM, socket.IPPROTO_SCTP),
+}
+
+_Port = tuple[Protocol, IPAddress, int]
 
 
 def raise_descriptor_limit() -> None:
@@ -27,40 +33,97 @@ class PortReservations:
     """The bound sockets, in the namespace of the thread that binds them."""
 
     def __init__(self) -> None:
-        self._sockets: dict[ItemKey, tuple[HostPort, socket.socket]] = {}
+        self._held: dict[ItemKey, HostPort] = {}
+        self._sockets: dict[_Port, tuple[ItemKey, socket.socket | None]] = {}
 
     def held(self) -> list[HostPort]:
-        return [port for port, _socket in self._sockets.values()]
+        return list(self._held.values())
 
-    def reserve(self, port: HostPort) -> None:
-        """Raises PortTaken with the holder's name, or KernelRefused."""
-        if port.key not in self._sockets:
-            self._sockets[port.key] = (port, _bind(port.protocol, port.address, port.port))
+    def change(self, before: HostPort | None, after: HostPort | None) -> None:
+        """Reserves what is new of `after` and releases the rest of `before`; a port in both stays bound.
 
-    def release(self, port: HostPort) -> None:
-        held = self._sockets.pop(port.key, None)
-        if held is not None:
-            held[1].close()
+        Raises PortTaken with the holder's name, or KernelRefused, and has changed nothing then.
+        """
+        wanted, former = _ports(after), _ports(before)
+        # 0.0.0.0 and an address of the host exclude one another, held by ourselves or not
+        numbers = {port for _protocol, _address, port in wanted - former}
+        in_the_way = {one for one in former - wanted if one[2] in numbers}
+        self._release(in_the_way, before)
+        bound: dict[_Port, socket.socket | None] = {}
+        try:
+            for port in wanted - self._sockets.keys():
+                bound[port] = _bind(*port)
+        except BridgeheadError:
+            for one in bound.values():
+                _close(one)
+            self._hold(before, {port: _bind(*port) for port in in_the_way})
+            raise
+        self._release(former - wanted, before)
+        if before is not None:
+            self._held.pop(before.key, None)
+        if after is not None:
+            self._held[after.key] = after
+            self._hold(after, bound)
+            # one that another mapping held until now changes hands without being free in between
+            self._hold(after, {port: self._sockets[port][1] for port in wanted})
+
+    def _hold(self, holder: HostPort | None, bound: Mapping[_Port, socket.socket | None]) -> None:
+        if holder is not None:
+            self._sockets |= {port: (holder.key, one) for port, one in bound.items()}
+
+    def _release(self, released: Collection[_Port], holder: HostPort | None) -> None:
+        for port in released:
+            held = self._sockets.get(port)
+            if holder is not None and held is not None and held[0] == holder.key:
+                del self._sockets[port]
+                _close(held[1])
 
     def close(self) -> None:
-        for _port, bound in self._sockets.values():
-            bound.close()
+        for _holder, bound in self._sockets.values():
+            _close(bound)
         self._sockets.clear()
+        self._held.clear()
+
+
+def _close(bound: socket.socket | None) -> None:
+    if bound is not None:
+        bound.close()
+
+
+def _ports(item: HostPort | None) -> set[_Port]:
+    if item is None:
+        return set()
+    return {(item.protocol, item.address, port) for port in range(item.port, item.port + item.count)}
 
 
 def probe(protocol: Protocol, address: IPAddress, port: int) -> None:
     """Raises PortTaken where a process holds the port, KernelRefused where the address is not the host's."""
-    _bind(protocol, address, port).close()
+    bound = _bind(protocol, address, port)
+    if bound is not None:
+        bound.close()
 
 
-def _bind(protocol: Protocol, address: IPAddress, port: int) -> socket.socket:
+def _open(protocol: Protocol, address: IPAddress) -> socket.socket | None:
+    """None where the kernel has no sockets of the protocol: then no process of the host can hold its ports either."""
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
-    bound = socket.socket(family, _KINDS[protocol] | socket.SOCK_CLOEXEC)
+    kind, number = _KINDS[protocol]
     try:
-        if protocol is Protocol.TCP:
+        return socket.socket(family, kind | socket.SOCK_CLOEXEC, number)
+    except OSError as refusal:
+        if protocol is Protocol.SCTP and refusal.errno in (errno.EPROTONOSUPPORT, errno.ESOCKTNOSUPPORT):
+            return None
+        raise KernelRefused(refusal.errno or errno.EIO, f"socket {protocol}, IPv{address.version}") from refusal
+
+
+def _bind(protocol: Protocol, address: IPAddress, port: int) -> socket.socket | None:
+    bound = _open(protocol, address)
+    if bound is None:
+        return None
+    try:
+        if protocol is not Protocol.UDP:
             # connections of a former listener in TIME_WAIT do not hold the port
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
+        if address.version == 6:
             bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         bound.bind((str(address), port))
         # from here on nobody shares it
@@ -83,7 +146,7 @@ def _holder(protocol: Protocol, address: IPAddress, port: int) -> str:
         for version in (family, socket.AF_INET6):
             inodes |= {
                 inode
-                for local, inode in diag.inodes(version, _NUMBERS[protocol], port)
+                for local, inode in diag.inodes(version, _KINDS[protocol][1], port)
                 if int(local) == 0 or int(address) == 0 or local == address
             }
     return _process_of(inodes) or "a process that cannot be seen from here"

@@ -19,6 +19,7 @@ class Protocol(StrEnum):
 
     TCP = "tcp"
     UDP = "udp"
+    SCTP = "sctp"
 
 
 class NetnsKind(StrEnum):
@@ -76,7 +77,10 @@ class Network:
     mtu: int
     internal: bool = False
     isolated: bool = True
+    icc: bool = True
     masquerade: bool = True
+    snat_address: IPAddress | None = None
+    spoof_protection: bool = False
     labels: Mapping[str, str] = field(default_factory=dict, hash=False)
     created_at: datetime
     updated_at: datetime
@@ -96,6 +100,11 @@ class Network:
     def routed(self) -> bool:
         """Whether the host forwards for this network: it has a gateway and is not internal."""
         return not self.internal and any(plan.gateway is not None for plan in self.plans)
+
+    def snat_for(self, version: Version) -> IPAddress | None:
+        """The fixed source address of outbound traffic of one IP version; None: that of the uplink."""
+        fixed = self.snat_address
+        return fixed if fixed is not None and fixed.version == version else None
 
     def gateway_for(self, version: Version) -> IPAddress | None:
         """The address that endpoints route by, None where there is no way out: pure L2, or internal."""
@@ -130,7 +139,7 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Portmap:
-    """A host port published to a port of an endpoint."""
+    """Host ports published to ports of an endpoint: `count` of them, from `host_port` and `target_port` on."""
 
     id: str
     endpoint_id: str
@@ -138,12 +147,23 @@ class Portmap:
     host_ip: IPAddress
     host_port: int
     target_port: int
+    count: int = 1
     labels: Mapping[str, str] = field(default_factory=dict, hash=False)
     created_at: datetime
     updated_at: datetime
 
     def __str__(self) -> str:
-        return f"{self.protocol}/{self.host_ip}:{self.host_port}"
+        return f"{self.protocol}/{socket_text(self.host_ip, ports_text(self.host_port, self.count))}"
+
+
+def ports_text(first: int, count: int) -> str:
+    """Ports as users write them: `8000`, or `8000-8010`."""
+    return str(first) if count == 1 else f"{first}-{first + count - 1}"
+
+
+def socket_text(address: IPAddress, ports: str) -> str:
+    """Address and ports as one writes them: `192.0.2.1:80`, `[2001:db8::1]:80`."""
+    return f"{address}:{ports}" if address.version == 4 else f"[{address}]:{ports}"
 
 
 class AllocationKind(StrEnum):

@@ -27,16 +27,17 @@ class Netns:
 
 @dataclass(frozen=True, slots=True)
 class HostPort:
-    """A port of the host that a bound socket reserves for us."""
+    """Ports of the host, `count` from `port` on, each reserved for us by a bound socket."""
 
     owner: str
     protocol: Protocol
     address: IPAddress
     port: int
+    count: int = 1
 
     @property
     def key(self) -> ItemKey:
-        return ("port", self.protocol, str(self.address), str(self.port))
+        return ("port", self.owner)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,8 @@ class NetworkPolicy:
     routed: bool
     isolated: bool
     masquerade: bool
+    icc: bool = True
+    snat_address: IPAddress | None = None
 
     @property
     def key(self) -> ItemKey:
@@ -57,7 +60,7 @@ class NetworkPolicy:
 
 @dataclass(frozen=True, slots=True)
 class PortForward:
-    """DNAT of a host port to an endpoint; `host_ip` 0.0.0.0 or :: means every address of the host."""
+    """DNAT of `count` host ports to an endpoint's; `host_ip` 0.0.0.0 or :: means every address of the host."""
 
     owner: str
     bridge: str
@@ -66,10 +69,25 @@ class PortForward:
     host_port: int
     target_ip: IPAddress
     target_port: int
+    count: int = 1
 
     @property
     def key(self) -> ItemKey:
         return ("forward", self.owner)
+
+
+@dataclass(frozen=True, slots=True)
+class SourceGuard:
+    """What may come out of an endpoint's bridge port: frames from this MAC, from and about these addresses."""
+
+    owner: str
+    port: str
+    mac: str
+    addresses: frozenset[IPAddress]
+
+    @property
+    def key(self) -> ItemKey:
+        return ("guard", self.owner)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +109,11 @@ class Bridge:
 
 @dataclass(frozen=True, slots=True)
 class Attachment:
-    """A veth pair: `host_ifname` is the bridge's port, `ifname` the end inside the namespace."""
+    """A veth pair: `host_ifname` is the bridge's port, `ifname` the end inside the namespace.
+
+    isolated: the port reaches no other isolated port of its bridge; locked: only frames from the
+    endpoint's own MAC come out of it, and the bridge learns no other there.
+    """
 
     owner: str
     host_ifname: str
@@ -104,6 +126,8 @@ class Attachment:
     addresses: frozenset[IPInterface]
     ipv6: bool
     hairpin: bool
+    isolated: bool = False
+    locked: bool = False
     up: bool = True
 
     @property
@@ -155,8 +179,9 @@ class ForeignLink:
         return ("link", self.name)
 
 
-Item = Netns | HostPort | NetworkPolicy | PortForward | Bridge | Attachment | DefaultRoute | Sysctl | ForeignLink
-FirewallItem = NetworkPolicy | PortForward
+TrafficItem = NetworkPolicy | PortForward
+FirewallItem = TrafficItem | SourceGuard
+Item = Netns | HostPort | FirewallItem | Bridge | Attachment | DefaultRoute | Sysctl | ForeignLink
 State = Mapping[ItemKey, Item]
 
 

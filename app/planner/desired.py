@@ -29,6 +29,8 @@ def network_items(network: Network, *, local_ports: bool) -> tuple[Item, ...]:
             routed=network.routed and plan.gateway is not None,
             isolated=network.isolated,
             masquerade=network.masquerade,
+            icc=network.icc,
+            snat_address=network.snat_for(plan.version),
         )
         for plan in network.plans
     )
@@ -72,7 +74,7 @@ def _default_route(members: Sequence[tuple[Endpoint, Network]], version: Version
 
 def portmap_items(network: Network, endpoint: Endpoint, portmap: Portmap) -> tuple[Item, ...]:
     """The port stays reserved while nothing can be forwarded to it: on a network without a way in."""
-    reservation = HostPort(portmap.id, portmap.protocol, portmap.host_ip, portmap.host_port)
+    reservation = HostPort(portmap.id, portmap.protocol, portmap.host_ip, portmap.host_port, portmap.count)
     target = endpoint.address(portmap.host_ip.version)
     if target is None or network.gateway_for(portmap.host_ip.version) is None:
         return (reservation,)
@@ -84,5 +86,6 @@ def portmap_items(network: Network, endpoint: Endpoint, portmap: Portmap) -> tup
         host_port=portmap.host_port,
         target_ip=target,
         target_port=portmap.target_port,
+        count=portmap.count,
     )
     return (reservation, forward)

@@ -13,27 +13,45 @@ from app.model.state import (
     Netns,
     NetworkPolicy,
     PortForward,
+    SourceGuard,
     State,
     Sysctl,
 )
 
-# up: the firewall before links and settings; down: the firewall before links, the port last
-_UP: dict[type, int] = {
-    kind: rank
-    for rank, kind in enumerate(
-        (Netns, HostPort, NetworkPolicy, PortForward, Bridge, Sysctl, Attachment, DefaultRoute, ForeignLink)
-    )
-}
-_DOWN: dict[type, int] = {
-    kind: rank
-    for rank, kind in enumerate(
-        (PortForward, NetworkPolicy, DefaultRoute, Attachment, ForeignLink, Sysctl, Bridge, Netns, HostPort)
-    )
-}
+
+def _ranks(*kinds: type) -> dict[type, int]:
+    return {kind: rank for rank, kind in enumerate(kinds)}
+
+
+# up: the firewall before links and settings; down: the firewall before links, but row 9's drop (a policy's) after
+# route_localnet, and what guards a link after it; the port last
+_UP = _ranks(
+    Netns,
+    HostPort,
+    NetworkPolicy,
+    PortForward,
+    SourceGuard,
+    Bridge,
+    Sysctl,
+    Attachment,
+    DefaultRoute,
+    ForeignLink,
+)
+_DOWN = _ranks(
+    PortForward,
+    Sysctl,
+    NetworkPolicy,
+    DefaultRoute,
+    Attachment,
+    SourceGuard,
+    ForeignLink,
+    Bridge,
+    Netns,
+    HostPort,
+)
 _REMADE_IF = {
     Bridge: ("owner",),
     Attachment: ("owner", "netns", "ifname", "mac"),
-    HostPort: ("owner",),
 }
 """What cannot change in place: an item that differs in it is removed and made anew."""
 

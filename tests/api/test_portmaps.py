@@ -35,7 +35,7 @@ def test_a_bare_body_has_the_contract_s_defaults(api):
     }
     assert wanted.items() <= made.items()
     assert made["status"]["state"] == "ready"
-    assert held(api) == ["port port tcp 0.0.0.0 8080"]
+    assert held(api) == ["port tcp 0.0.0.0 8080"]
     assert api.kernel.sysctls["net/ipv4/conf/web/route_localnet"] == "1"
     assert api.get(f"/portmaps/{made['id']}") == made
 
@@ -86,7 +86,7 @@ def test_patch_moves_it(api):
     assert changed["endpoint_name"] == "blue"
     assert (changed["host_ip"], changed["host_port"], changed["target_port"]) == (UPLINK, 9090, 81)
     assert changed["updated_at"] > made["updated_at"]
-    assert held(api) == [f"port port tcp {UPLINK} 9090"]
+    assert held(api) == [f"port tcp {UPLINK} 9090"]
     assert api.get(path) == changed
     assert api.kernel.sysctls["net/ipv4/conf/web/route_localnet"] == "0"
 
@@ -94,7 +94,7 @@ def test_patch_moves_it(api):
 def test_patch_from_everywhere_to_one_address_of_the_same_port(api):
     made = api.portmap(host_port=8080)
     api.patch(f"/portmaps/{made['id']}", host_ip=UPLINK)
-    assert held(api) == [f"port port tcp {UPLINK} 8080"]
+    assert held(api) == [f"port tcp {UPLINK} 8080"]
 
 
 def test_a_changed_udp_mapping_flushes_its_flows(api):

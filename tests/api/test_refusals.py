@@ -209,7 +209,7 @@ PORTMAPS = [
     ({**PORT, "host_port": "8000-8010"}, 422, "invalid", ["host_port", "8000-8010"]),
     ({**PORT, "host_port": True}, 422, "invalid", ["host_port"]),
     ({**PORT, "target_port": -1}, 422, "invalid", ["target_port", -1]),
-    ({**PORT, "protocol": "sctp"}, 422, "invalid", ["sctp", "tcp, udp"]),
+    ({**PORT, "protocol": "icmp"}, 422, "invalid", ["icmp", "tcp, udp, sctp"]),
     ({**PORT, "protocol": "TCP"}, 422, "invalid", ["TCP"]),
     ({**PORT, "host_ip": "198.51.100.1"}, 422, "invalid", ["198.51.100.1"]),
     ({**PORT, "host_ip": "localhost"}, 422, "invalid", ["localhost"]),

@@ -14,6 +14,7 @@ from app.model.state import (
     Netns,
     NetworkPolicy,
     PortForward,
+    SourceGuard,
     Sysctl,
     state_of,
 )
@@ -37,6 +38,7 @@ item = st.one_of(
         NetworkPolicy, owners, names, st.just(ip_network("10.0.0.0/24")), st.booleans(), st.booleans(), st.booleans()
     ),
     st.builds(PortForward, owners, names, protocols, addresses, ports, addresses, ports),
+    st.builds(SourceGuard, owners, names, macs, st.frozensets(addresses)),
     st.builds(Bridge, owners, names, macs, mtus, interfaces, st.just(False), st.booleans()),
     st.builds(
         Attachment,

@@ -13,7 +13,11 @@ from app.model.state import (
     ForeignLink,
     HostPort,
     Netns,
+    NetworkPolicy,
+    PortForward,
+    SourceGuard,
     Sysctl,
+    TrafficItem,
 )
 from app.planner.diff import diff
 
@@ -80,7 +84,10 @@ def test_the_order_up(desired, observed):
 def test_the_order_down(desired, observed):
     ops = diff(desired, observed)
     for first, second in (
-        (FirewallItem, LINKS | ForeignLink | DefaultRoute | Sysctl),
+        (TrafficItem, LINKS | ForeignLink | DefaultRoute),
+        (PortForward, Sysctl),
+        (Sysctl, NetworkPolicy),
+        (Attachment, SourceGuard),
         (FirewallItem, HostPort),
         (DefaultRoute, Attachment),
         (Attachment, Bridge),

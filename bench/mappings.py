@@ -108,7 +108,7 @@ class Site:
         return self.sandbox.client.run(lambda: _connects(HOST, _FIRST_PORT + self.count - 1))
 
     def change(self):
-        """Seconds that publishing the next port takes, that pointing it elsewhere does, and that withdrawing it does."""
+        """Seconds for publishing the next port, changing it, withdrawing it."""
         body = {"endpoint": self.endpoint, "host_port": _NEXT_PORT, "target_port": 80}
         made, published = self.client.ask("POST", "/portmaps", body)
         _answer, changed = self.client.ask("PATCH", f"/portmaps/{made['id']}", {"target_port": 81})

@@ -155,9 +155,9 @@ class LinuxKernel:
 
     def _restore_sysctl(self, path: str) -> None:
         version = _FORWARDING.get(path)
-        if version is not None:
+        before = self._ledger.present(path)
+        if version is not None and before is not None:
             self._mirror.refresh()
-            before = self._ledger.present(path)
             found = self._mirror.foreign_forwarders(version)
             dependent = [name for index, name in found.items() if str(index) not in before]
             if dependent:

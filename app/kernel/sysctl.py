@@ -40,14 +40,14 @@ class _Kept:
     """A setting's former value, ours, and what goes back with it.
 
     beside: what the kernel rewrites with it; first: settings changed before it, former value and ours;
-    present: who was there when it was set, as the caller names them.
+    present: who was there when it was set, as the caller names them; None where that is not known.
     """
 
     former: str
     ours: str
     beside: dict[str, str]
     first: dict[str, tuple[str, str]] = field(default_factory=dict)
-    present: tuple[str, ...] = ()
+    present: tuple[str, ...] | None = None
 
 
 class SysctlLedger:
@@ -122,10 +122,10 @@ class SysctlLedger:
         if self._changed.pop(path, None) is not None:
             self._save()
 
-    def present(self, path: str) -> tuple[str, ...]:
-        """Who was there when we changed the setting."""
+    def present(self, path: str) -> tuple[str, ...] | None:
+        """Who was there when we changed the setting; None where we did not, or an older daemon did."""
         kept = self._changed.get(path)
-        return kept.present if kept is not None else ()
+        return kept.present if kept is not None else None
 
     def held(self) -> list[str]:
         """The settings that we changed."""
@@ -137,12 +137,13 @@ def _kept(
     ours: str,
     beside: dict[str, str],
     first: dict[str, list[str]] | None = None,
-    present: Iterable[str] = (),
+    present: Iterable[str] | None = None,
 ) -> _Kept:
     """What stands in the file; the first daemons wrote three values only."""
     pairs = {str(path): (str(pair[0]), str(pair[1])) for path, pair in (first or {}).items()}
     values = {str(path): str(value) for path, value in beside.items()}
-    return _Kept(str(former), str(ours), values, pairs, tuple(str(one) for one in present))
+    known = None if present is None else tuple(str(one) for one in present)
+    return _Kept(str(former), str(ours), values, pairs, known)
 
 
 def _beside(path: str) -> dict[str, str]:

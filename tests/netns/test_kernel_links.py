@@ -203,6 +203,24 @@ def test_a_namespace_s_own_default_route_is_not_beaten(sandbox, kernel, version,
     assert red.default_route(version) == (own, "eth0")
 
 
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_default_route_moves_to_another_endpoint_and_back(sandbox, kernel, version):
+    db = bridge("db", "10.6.0.1/24", "fd06::1/64", number=2)
+    second = attachment("red", "10.6.0.2/24", "fd06::2/64", number=3, bridge="db", ifname="eth1", owner="ep-second")
+    kernel.make(WEB, db, netns("red"), RED, second)
+    red = sandbox.netns("red")
+    first, other = ("10.5.0.1", "10.6.0.1") if version == 4 else ("fd05::1", "fd06::1")
+    kernel.make(route(RED, first))
+    kernel.change(route(RED, first), route(second, other))
+    assert red.default_route(version) == (other, "eth1")
+    kernel.remove(second)
+    assert red.default_route(version) is None
+    # it went with its link: there is nothing to replace
+    kernel.change(route(second, other), route(RED, first))
+    assert red.default_route(version) == (first, "eth0")
+    assert kernel.is_kept(WEB, db, RED, route(RED, first))
+
+
 def test_ours_moves_beside_a_foreign_one_that_came_later(sandbox, kernel):
     kernel.make(WEB, *BOTH, route(RED, "10.5.0.1"))
     red = sandbox.netns("red")

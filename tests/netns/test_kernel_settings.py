@@ -59,7 +59,7 @@ def test_ipv6_forwarding_keeps_the_route_that_the_host_learnt(sandbox, kernel):
     kernel.make(setting(FORWARD6))
     assert host.sysctl(FORWARD6) == "1"
     assert host.sysctl("net/ipv6/conf/eth0/accept_ra") == "2"
-    assert host.sysctl("net/ipv6/conf/lo/accept_ra") == "0"
+    assert host.sysctl("net/ipv6/conf/lo/accept_ra") == "1"
     assert host.default_route(6) == learnt
     assert list(kernel.observe(setting(FORWARD6)).values()) == [setting(FORWARD6)]
     assert list(kernel.observe().values()) == [setting(FORWARD6)]

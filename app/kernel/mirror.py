@@ -107,7 +107,7 @@ class HostMirror:
                 held[address] = protocol
             else:
                 held.pop(address, None)
-                # routes that prefer it as their source, and with the last one all of the link's, go in silence
+                # with the last one all routes of the link go in silence, and before Linux 6.8 those with this source
                 self._routes_stale = True
         elif kind in (RTM_NEWROUTE, RTM_DELROUTE):
             # a replacement does not say which route it replaces

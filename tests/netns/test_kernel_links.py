@@ -116,6 +116,19 @@ def test_ipv6_works_at_once(sandbox, kernel):
     assert sandbox.host.sysctl("net/ipv6/conf/veth1/disable_ipv6") == "1"
 
 
+def test_an_address_is_usable_though_the_host_wants_duplicates_detected(sandbox, kernel):
+    for key in ("accept_dad", "dad_transmits"):
+        sandbox.host.write_sysctl(f"net/ipv6/conf/all/{key}", 1)
+    inside = sandbox.add_netns("red")
+    inside.write_sysctl("net/ipv6/conf/all/accept_dad", 1)
+    kernel.make(WEB, RED)
+    for place, name in ((sandbox.host, "web"), (inside, "eth0")):
+        shown = place.exec(["ip", "-6", "address", "show", "dev", name, "scope", "global"]).stdout
+        assert "fd05::" in shown
+        assert "tentative" not in shown
+    assert inside.ping("fd05::1", timeout=0.5)
+
+
 def test_without_a_subnet_ipv6_is_off_and_stays_off(sandbox, kernel):
     web, red = bridge("web", NET), attachment("red", "10.5.0.2/24", number=1)
     kernel.make(web, netns("red"), red)

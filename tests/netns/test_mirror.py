@@ -69,6 +69,17 @@ def test_a_replaced_route(sandbox, watched):
     ip(sandbox, "link delete d0")
 
 
+def test_routes_that_go_with_a_link_s_last_address(sandbox, watched):
+    ip(sandbox, "link add d0 type bridge")
+    ip(sandbox, "address add 10.98.0.1/24 dev d0")
+    ip(sandbox, "link set d0 up")
+    ip(sandbox, f"route add {FAR} dev d0")
+    assert watched.overlap() == (FAR, "d0")
+    ip(sandbox, "address delete 10.98.0.1/24 dev d0")
+    assert watched.overlap() is None
+    ip(sandbox, "link delete d0")
+
+
 def test_a_route_that_goes_with_an_address(sandbox, watched):
     ip(sandbox, "link add d0 type bridge")
     ip(sandbox, "address add 10.98.0.1/24 dev d0")

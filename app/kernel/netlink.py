@@ -128,14 +128,10 @@ class Rtnl(Netlink):
 
     def routes(self) -> Iterator[Route]:
         """The unicast routes of the main table, of both IP versions."""
-        # Linux 6.18 answers one dump of all families with IPv4's routes only
-        for family in (socket.AF_INET, socket.AF_INET6):
-            message = rtmsg()
-            message["family"] = family
-            for raw in self.request(message, RTM_GETROUTE, NLM_F_DUMP, lambda: f"{self._ip} route show"):
-                route = parse_route(raw)
-                if route is not None:
-                    yield route
+        message = rtmsg()
+        message["family"] = socket.AF_UNSPEC  # pyroute2's own default is IPv4
+        raws = self.request(message, RTM_GETROUTE, NLM_F_DUMP, lambda: f"{self._ip} route show")
+        return (route for raw in raws if (route := parse_route(raw)) is not None)
 
     def add_bridge(self, name: str, mac: str, mtu: int, alias: str) -> Link:
         """Makes a bridge, down. Raises KernelRefused (EEXIST where the name is held)."""
@@ -218,7 +214,10 @@ class Rtnl(Netlink):
         attrs: list[list[Any]] = [[key, value] for key, value in plain.items() if value is not None]
         words += [f"{key.removeprefix('IFLA_').lower()} {value}" for key, value in attrs]
         if port:
-            flags = [[PORT_OPTIONS[name], int(value)] for name, value in port.items()]
+            flags: list[list[Any]] = [[PORT_OPTIONS[name], int(value)] for name, value in port.items()]
+            if port.get("locked"):
+                # what the port learnt before would pass until it ages
+                flags.append(["IFLA_BRPORT_FLUSH", None])
             slave = [["IFLA_INFO_SLAVE_KIND", "bridge"], ["IFLA_INFO_SLAVE_DATA", {"attrs": flags}]]
             attrs.append(["IFLA_LINKINFO", {"attrs": slave}])
             words.append("type bridge_slave")

@@ -2,6 +2,7 @@
 
 import os
 import socket
+import sys
 from ipaddress import ip_address
 
 import pytest
@@ -14,7 +15,7 @@ from app.model.errors import PortTaken
 from app.model.ops import Op
 from app.model.spec import Protocol
 from app.model.state import HostPort, PortForward
-from app.sandbox import HOST, HOST6, SERVER, SERVER6
+from app.sandbox import HOST, HOST6, SERVER, SERVER6, eventually
 
 CLIENT_OF = {4: "203.0.113.99", 6: "2001:db8:1::99"}
 ANY = {4: "0.0.0.0", 6: "::"}
@@ -169,36 +170,32 @@ def test_the_holder_of_a_port_is_named(sandbox, kernel, held, v6only, wanted, ta
 
 
 def test_a_socket_that_does_not_collide_is_not_named(sandbox, kernel):
-    """Two hold the number; the first one found is not the one in the way."""
-    child = sandbox.host.spawn(
-        [
-            "python3",
-            "-c",
-            f"import socket, sys; s = socket.create_server(('{HOST6}', 80), family=10); print(sys.stdin.read())",
-        ]
-    )
+    """Two processes hold the number, on other addresses; only one of them is in the way."""
+    code = f"import socket, sys; held = socket.create_server(('{HOST}', 80)); sys.stdin.read()"
+    child = sandbox.host.spawn([sys.executable, "-c", code])
     try:
-
-        def bound():
-            try:
-                kernel.do("probe_port", Protocol.TCP, ip_address(HOST6), 80)
-            except PortTaken:
-                return True
-            return False
-
-        from app.sandbox import eventually
-
-        assert eventually(bound)
-        with listening(sandbox, HOST, 80, v6only=False), pytest.raises(PortTaken, match=rf"\(pid {os.getpid()}\)"):
+        assert eventually(lambda: is_taken(kernel, HOST))
+        with (
+            listening(sandbox, HOST6, 80, v6only=False),
+            pytest.raises(PortTaken, match=rf"\(pid {child.pid}\)"),
+        ):
             kernel.do("probe_port", Protocol.TCP, ip_address("0.0.0.0"), 80)
     finally:
         child.kill()
         child.communicate()
 
 
+def is_taken(kernel, address):
+    try:
+        kernel.do("probe_port", Protocol.TCP, ip_address(address), 80)
+    except PortTaken:
+        return True
+    return False
+
+
 @pytest.mark.parametrize("version", [4, 6])
 @pytest.mark.parametrize("protocol", list(Protocol))
-def test_a_range_is_reserved_and_released(sandbox, kernel, protocol, version, monkeypatch):
+def test_a_range_is_reserved_and_released(sandbox, kernel, protocol, version):
     item = HostPort("pm", protocol, ip_address(ANY[version]), 8000, 4)
     kernel.make(item)
     assert kernel.is_kept(item)

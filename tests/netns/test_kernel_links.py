@@ -292,6 +292,16 @@ def test_a_locked_port_lets_its_own_mac_out_only(sandbox, kernel):
     assert inside.ping("10.5.0.1", timeout=0.5)
 
 
+def test_a_lock_forgets_what_the_port_learnt(sandbox, kernel):
+    kernel.make(WEB, netns("red"), RED)
+    inside = sandbox.netns("red")
+    inside.exec(["ip", "link", "set", "eth0", "address", "02:00:00:00:02:77"])
+    assert inside.ping("10.5.0.1", timeout=0.5)
+    kernel.change(RED, replace(RED, locked=True))
+    assert not inside.ping("10.5.0.1", timeout=0.15)
+    assert "02:00:00:00:02:77" not in sandbox.host.exec(["bridge", "fdb", "show", "dev", "veth1"]).stdout
+
+
 @pytest.mark.parametrize(
     "damage",
     [

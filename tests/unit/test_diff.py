@@ -17,8 +17,6 @@ from app.model.state import (
     ForeignLink,
     HostPort,
     Netns,
-    NetworkPolicy,
-    PortForward,
     SourceGuard,
     Sysctl,
     TrafficItem,

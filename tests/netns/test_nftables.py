@@ -143,7 +143,7 @@ def test_a_mapping_is_one_element_at_any_size(sandbox, firewall, monkeypatch):
     make(sandbox.host, firewall, [network])
     assert runs[:2] == [
         "add element ip bridgehead ports_anywhere { tcp . 20000 : 192.168.15.2 . 80 }",
-        "delete element ip bridgehead ports_anywhere { tcp . 20000 : 192.168.15.2 . 80 }",
+        "delete element ip bridgehead ports_anywhere { tcp . 20000 }",
     ]
     assert len(runs) == 3
     assert runs[2].count("add element") == len(runs[2].splitlines()) == 5
@@ -162,6 +162,11 @@ DAMAGE = {
     ],
     "subnet more": ["add element ip bridgehead masqueraded { 172.16.0.0/12 }"],
     "range more": ["add element ip bridgehead masqueraded { 172.16.0.1-172.16.0.6 }"],
+    "element with a comment": [
+        "delete element ip bridgehead ports_anywhere { tcp . 8000 }",
+        'add element ip bridgehead ports_anywhere { tcp . 8000 comment "x" : 192.168.15.2 . 80 }',
+        'add element ip bridgehead networks { "lan" comment "mine" }',
+    ],
     "set flushed": ["flush set bridge bridgehead targets"],
     "rule more": ["insert rule ip bridgehead forward accept"],
     "rules gone": ["flush chain ip6 bridgehead into"],

@@ -13,7 +13,7 @@ from functools import cache
 from typing import Any, Self
 
 from app.firewall.nft_listing import Listing
-from app.model.errors import KernelRefused, StartupError
+from app.model.errors import KernelRefused
 
 LIBRARY = "libnftables.so.1"
 _STATELESS, _HANDLE, _JSON = 1 << 2, 1 << 3, 1 << 4
@@ -23,11 +23,12 @@ _ASKED_LENGTH = 200
 
 @cache
 def _library() -> ctypes.CDLL:
-    """Raises StartupError where the library is missing."""
+    """Raises KernelRefused where the library is missing."""
     try:
         library = ctypes.CDLL(LIBRARY, use_errno=True)
     except OSError as failure:
-        raise StartupError(f"cannot load {LIBRARY} ({failure}): install it (Debian, Ubuntu: libnftables1)") from None
+        reason = f"{failure}; install it (Debian, Ubuntu: libnftables1)"
+        raise KernelRefused(errno.ELIBACC, f"dlopen {LIBRARY}", reason) from failure
     context, text = ctypes.c_void_p, ctypes.c_char_p
     signatures: dict[str, tuple[Any, list[Any]]] = {
         "nft_ctx_new": (context, [ctypes.c_uint32]),
@@ -47,7 +48,7 @@ def _library() -> ctypes.CDLL:
 
 
 class Libnftables:
-    """A context of the library. Raises StartupError where it is missing, KernelRefused where it gets no socket."""
+    """A context of the library. Raises KernelRefused where the library is missing or gets no socket."""
 
     def __init__(self) -> None:
         self._context: int | None = None

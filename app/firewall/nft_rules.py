@@ -117,20 +117,6 @@ def layout(family: Family) -> Layout:
 
 
 def _traffic_layout(family: Family) -> Layout:
-    ip, address = family, "ipv4_addr" if family == "ip" else "ipv6_addr"
-    names, target = Container(("ifname",)), (address, "inet_service")
-    containers = {
-        "networks": names,
-        "closed": names,
-        "isolated": names,
-        "open": names,
-        "neighbours": Container(("ifname", "ifname"), ("verdict",)),
-        "own": Container((address, address), interval=True),
-        "masqueraded": Container((address,), interval=True),
-        "snat_to": Container((address,), (address,), interval=True),
-        "ports": Container(("inet_proto", address, "inet_service"), target),
-        "ports_anywhere": Container(("inet_proto", "inet_service"), target),
-    }
     loopback = {"loopback": "{ type filter hook prerouting priority -301; }"} if family == "ip" else {}
     chains = {
         **loopback,
@@ -142,33 +128,31 @@ def _traffic_layout(family: Family) -> Layout:
         "output": "{ type nat hook output priority -101; }",
         "postrouting": "{ type nat hook postrouting priority 99; }",
     }
-    rules = {
-        "loopback": ('iifname != "lo" ip daddr 127.0.0.0/8 drop',),
-        **_forward_rules(),
-        "published": (
-            f"dnat {ip} to meta l4proto . {ip} daddr . th dport map @ports",
-            f"dnat {ip} to meta l4proto . th dport map @ports_anywhere",
-        ),
-        "prerouting": ("iifname @closed return", "fib daddr type local goto published"),
-        "output": ("fib daddr type local goto published",),
-        "inward": (
-            f"ct status dnat {ip} saddr . {ip} daddr @own masquerade",
-            "ct status dnat fib saddr type local masquerade",
-        ),
-        "postrouting": (
-            "oifname @networks goto inward",
-            f"{ip} daddr {'224.0.0.0/4' if family == 'ip' else 'ff00::/8'} return",
-            f"{ip} saddr . {ip} daddr @own return",
-            f"snat {ip} to {ip} saddr map @snat_to",
-            f"{ip} saddr @masqueraded masquerade",
-        ),
+    return Layout(family, _traffic_containers(family), chains, {**_forward_rules(), **_nat_rules(family)})
+
+
+def _traffic_containers(family: Family) -> dict[str, Container]:
+    """Ports stand in maps without intervals: those take a change three times as fast, and need no look around."""
+    address = "ipv4_addr" if family == "ip" else "ipv6_addr"
+    names, target = Container(("ifname",)), (address, "inet_service")
+    return {
+        "networks": names,
+        "closed": names,
+        "isolated": names,
+        "open": names,
+        "neighbours": Container(("ifname", "ifname"), ("verdict",)),
+        "own": Container((address, address), interval=True),
+        "masqueraded": Container((address,), interval=True),
+        "snat_to": Container((address,), (address,), interval=True),
+        "ports": Container(("inet_proto", address, "inet_service"), target),
+        "ports_anywhere": Container(("inet_proto", "inet_service"), target),
     }
-    return Layout(family, containers, chains, rules)
 
 
 def _forward_rules() -> dict[str, tuple[str, ...]]:
     """Each network is in `networks`; in `closed`, or where they apply in `isolated` and `open`."""
     return {
+        "loopback": ('iifname != "lo" ip daddr 127.0.0.0/8 drop',),
         "forward": (
             "meta l4proto tcp ct state invalid iifname @networks drop",
             "meta l4proto tcp ct state invalid oifname @networks drop",
@@ -186,6 +170,29 @@ def _forward_rules() -> dict[str, tuple[str, ...]]:
             "iifname @networks accept",
             "oifname @open accept",
             "drop",
+        ),
+    }
+
+
+def _nat_rules(family: Family) -> dict[str, tuple[str, ...]]:
+    ip = family
+    return {
+        "published": (
+            f"dnat {ip} to meta l4proto . {ip} daddr . th dport map @ports",
+            f"dnat {ip} to meta l4proto . th dport map @ports_anywhere",
+        ),
+        "prerouting": ("iifname @closed return", "fib daddr type local goto published"),
+        "output": ("fib daddr type local goto published",),
+        "inward": (
+            f"ct status dnat {ip} saddr . {ip} daddr @own masquerade",
+            "ct status dnat fib saddr type local masquerade",
+        ),
+        "postrouting": (
+            "oifname @networks goto inward",
+            f"{ip} daddr {'224.0.0.0/4' if family == 'ip' else 'ff00::/8'} return",
+            f"{ip} saddr . {ip} daddr @own return",
+            f"snat {ip} to {ip} saddr map @snat_to",
+            f"{ip} saddr @masqueraded masquerade",
         ),
     }
 

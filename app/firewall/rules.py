@@ -21,6 +21,7 @@ depend on where another's stand, but that those with `first` come before the oth
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import NamedTuple
 
 from app.model.naming import short_hash
@@ -145,6 +146,7 @@ _LOCAL_DESTINATION = ("addrtype", (("dst-type", "LOCAL"),))
 _LOCAL_SOURCE = ("addrtype", (("src-type", "LOCAL"),))
 
 
+@cache
 def _policy_base(version: Version) -> tuple[Placed, ...]:
     raw, filtering, nat = (Table(version, name) for name in ("raw", "filter", "nat"))
     # from the wire, the kernel itself takes nothing that is addressed to ::1
@@ -166,6 +168,7 @@ def _policy_base(version: Version) -> tuple[Placed, ...]:
     )
 
 
+@cache
 def _port_base(version: Version) -> tuple[Placed, ...]:
     nat, local = Table(version, "nat"), Rule(matches=(_LOCAL_DESTINATION,), target=PORTS)
     return (
@@ -176,6 +179,7 @@ def _port_base(version: Version) -> tuple[Placed, ...]:
     )
 
 
+@cache
 def _prerouting_jump(version: Version) -> Placed:
     return Placed(Table(version, "nat"), "PREROUTING", Rule(target=PREROUTING))
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from app.firewall import xtables
 from app.firewall.iptables import IptablesFirewall
-from app.firewall.rules import TABLES, rules_of
-from app.model.errors import KernelRefused
+from app.firewall.rules import TABLES, Table, rules_of
+from app.model.errors import KernelRefused, StartupError
 from app.model.ops import Op
 from app.model.spec import Protocol
 from app.model.state import NetworkPolicy, PortForward, SourceGuard, state_of
@@ -246,6 +246,25 @@ def test_tables_that_nothing_needs_are_not_loaded():
         assert (sorted(names("ip")), names("ip6")) == (["filter", "nat", "raw"], [])
         apply(place, firewall, {}, state_of(WEB6))
         assert sorted(names("ip6")) == ["filter", "nat"]
+
+
+def test_only_ipv4_tables_are_required(monkeypatch, caplog):
+    def probe(table):
+        if table.version in missing:
+            raise KernelRefused(93, f"{table.program} -t {table.name} -S", f"load module {table.version}")
+
+    monkeypatch.setattr(xtables, "probe", probe)
+    missing = {6}
+    IptablesFirewall.require()
+    assert "networks with IPv6 will fail: load module 6" in caplog.text
+    missing = {4}
+    with pytest.raises(StartupError, match="load module 4, or start with --firewall none"):
+        IptablesFirewall.require()
+
+
+def test_a_table_that_the_kernel_has_not_is_named(fresh):
+    with pytest.raises(KernelRefused, match=r"ip6tables -t none -S.*EPROTONOSUPPORT.*load ip6_tables"):
+        fresh.run(lambda: xtables.probe(Table(6, "none")))
 
 
 def test_a_source_guard_is_somebody_elses(fresh):

@@ -22,7 +22,9 @@ def layout(items: Iterable[TrafficItem]) -> dict[Table, Chains]:
             chains.setdefault(placed.rule.target, [])
     for chains in tables.values():
         for rules in chains.values():
-            rules.sort(key=lambda placed: not placed.first)
+            # each of these is put in front of those before it when it comes by itself
+            first = [placed for placed in reversed(rules) if placed.first]
+            rules[:] = first + [placed for placed in rules if not placed.first]
     return tables
 
 

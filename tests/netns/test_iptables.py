@@ -186,14 +186,22 @@ def test_the_kernel_holds_what_the_commands_say(fresh, protocol):
           for port in (PORT, PORT6) for count in (1, 11, 100)),
         replace(PORT6, protocol=protocol, owner="id-same", host_ip=snat[6], host_port=9000),
     )  # fmt: skip
-    commands = apply(fresh, IptablesFirewall(), {}, state)
+    firewall, empty = IptablesFirewall(), saved(fresh)
+    made = apply(fresh, firewall, {}, state)
     ours = saved(fresh)
-    fresh.run(lambda: IptablesFirewall().sync([]))
-    for command in commands:
-        program, *arguments = command.split()
-        fresh.exec([PROGRAMS[program], *arguments])
+    removed = apply(fresh, firewall, state, {})
+    assert saved(fresh) == empty
+    typed(fresh, made)
     assert sync(fresh, IptablesFirewall(), state) == []
     assert canonical(saved(fresh)) == canonical(ours)
+    typed(fresh, removed)
+    assert saved(fresh) == empty
+
+
+def typed(place, commands):
+    for command in commands:
+        program, *arguments = command.split()
+        place.exec([PROGRAMS[program], *arguments])
 
 
 def test_an_ipv6_name_is_compared_as_a_whole(fresh):

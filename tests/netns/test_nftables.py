@@ -160,8 +160,8 @@ DAMAGE = {
         'delete element ip6 bridgehead neighbours { "db" . "db" : drop }',
         'add element ip6 bridgehead neighbours { "db" . "db" : accept }',
     ],
-    "subnet more": ["add element ip bridgehead masqueraded { 172.16.0.0/12 }"],
-    "range more": ["add element ip bridgehead masqueraded { 172.16.0.1-172.16.0.6 }"],
+    "subnet more": ["add element ip bridgehead masqueraded { 172.16.0.0/12 . 0.0.0.0/0 }"],
+    "range more": ["add element ip bridgehead masqueraded { 172.16.0.1-172.16.0.6 . 0.0.0.0/0 }"],
     "element with a comment": [
         "delete element ip bridgehead ports_anywhere { tcp . 8000 }",
         'add element ip bridgehead ports_anywhere { tcp . 8000 comment "x" : 192.168.15.2 . 80 }',

@@ -67,11 +67,12 @@ class EndpointRow(SQLModel, table=True):
 
 
 class PortmapRow(SQLModel, table=True):
-    """Published ports, `count` from `host_port` on; the index finds the widest range of a protocol."""
+    """Published ports, `count` from `host_port` on; the indexes find a protocol's ports, and its widest range."""
 
     __tablename__ = "portmap"
     __table_args__ = (
         UniqueConstraint("host_port", "protocol", "host_ip", name="uq_portmap_host"),
+        Index("ix_portmap_protocol_port", "protocol", "host_port"),
         Index("ix_portmap_protocol_count", "protocol", "count"),
     )
 

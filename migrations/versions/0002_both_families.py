@@ -22,6 +22,7 @@ def upgrade() -> None:
     op.create_index("ix_network_subnet6_first", "network", ["subnet6_first"])
     op.add_column("endpoint", sa.Column("address6", sa.String(), nullable=True))
     op.add_column("portmap", sa.Column("count", sa.Integer(), nullable=False, server_default="1"))
+    op.create_index("ix_portmap_protocol_port", "portmap", ["protocol", "host_port"])
     op.create_index("ix_portmap_protocol_count", "portmap", ["protocol", "count"])
     op.create_table(
         "port_floor",
@@ -44,6 +45,7 @@ def downgrade() -> None:
         table.create_unique_constraint("uq_allocation_id", ["id"])
     op.drop_table("port_floor")
     op.drop_index("ix_portmap_protocol_count", "portmap")
+    op.drop_index("ix_portmap_protocol_port", "portmap")
     op.drop_column("portmap", "count")
     op.drop_column("endpoint", "address6")
     op.drop_index("ix_network_subnet6_first", "network")

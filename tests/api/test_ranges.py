@@ -7,7 +7,8 @@ import pytest
 from harness import UPLINK
 from hypothesis import given
 from hypothesis import strategies as st
-from sqlmodel import Session
+from sqlalchemy import event
+from sqlmodel import Session, SQLModel, create_engine
 
 from app.model.spec import Portmap, Protocol
 from app.store.repository import Repository
@@ -172,7 +173,6 @@ def test_a_collision_is_found_by_an_index(api):
     filled(api, 10)
     statements = []
     with Session(api.engine) as session:
-        from sqlalchemy import event
 
         @event.listens_for(api.engine, "before_cursor_execute")
         def _note(_connection, _cursor, statement, parameters, *_rest):
@@ -183,8 +183,10 @@ def test_a_collision_is_found_by_an_index(api):
         plans = [
             session.connection().exec_driver_sql(f"EXPLAIN QUERY PLAN {one}", two).all() for one, two in statements
         ]
-    for plan in plans:
-        assert all("SEARCH portmap USING" in row[3] for row in plan), plan
+    details = [row[3] for plan in plans for row in plan]
+    assert len(details) == 2, details
+    assert "ix_portmap_protocol_count (protocol=?)" in details[0]
+    assert "ix_portmap_protocol_port (protocol=? AND host_port>? AND host_port<?)" in details[1]
 
 
 spans = st.tuples(
@@ -194,8 +196,6 @@ spans = st.tuples(
 
 @given(st.lists(spans, max_size=12), spans)
 def test_what_is_in_the_way_equals_brute_force(others, wanted):
-    from sqlmodel import SQLModel, create_engine
-
     engine = create_engine("sqlite://")
     SQLModel.metadata.create_all(engine)
     rows = [mapping(str(number), *span) for number, span in enumerate(dict.fromkeys(others))]

@@ -43,7 +43,7 @@ def serve(
     listen: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="TCP, token needed; '' for none.")] = None,
     state_dir: Annotated[str | None, typer.Option(metavar="DIR", help="Database and token.")] = None,
     database: Annotated[str | None, typer.Option(metavar="URL", help="SQLAlchemy URL.")] = None,
-    firewall: Annotated[str | None, typer.Option(metavar="NAME", help="auto, iptables or none.")] = None,
+    firewall: Annotated[str | None, typer.Option(metavar="NAME", help="auto, iptables, nftables or none.")] = None,
     pool: Annotated[list[str] | None, typer.Option(metavar="CIDR[:PREFIX]", help="May be repeated.")] = None,
 ) -> None:
     """Starts the daemon; the network namespace it is started in is "the host".

@@ -9,8 +9,10 @@ from pathlib import Path
 
 from app.firewall import legacy
 from app.firewall.libnftables import Libnftables
-from app.firewall.nftlisting import TableKey, forward_tables
+from app.firewall.nfnetlink import Nfnetlink, nf_tables_loaded
+from app.firewall.nft_foreign import TableKey, forward_tables
 from app.firewall.ruleset import FORWARD_HOOK, OUTSIDE, Chain, Hit, Packet, Rule, hits
+from app.model.errors import StartupError
 from app.model.host import ForeignChain
 from app.model.state import NetworkPolicy
 
@@ -46,27 +48,67 @@ _HYPOTHETICAL = NetworkPolicy("", "bridgehead0", ip_network("192.0.2.0/24"), rou
 """Stands for the network that is still to come, where there is none."""
 
 
+class Nftables:
+    """libnftables, opened when it is needed: a host on which nobody ever used nftables shall not pay its memory."""
+
+    def __init__(self) -> None:
+        self._asking = Nfnetlink()
+        self._opened: Libnftables | None = None
+
+    @property
+    def opened(self) -> Libnftables:
+        """Raises StartupError where the library is missing."""
+        if self._opened is None:
+            self._opened = Libnftables()
+        return self._opened
+
+    def generation(self) -> int:
+        """Rises with every change of anybody's; up to 1 there never was one. It loads no module. Raises KernelRefused.
+
+        Many kernels number all namespaces together: a change elsewhere raises it too.
+        """
+        return self._asking.generation() if nf_tables_loaded() else 0
+
+    def close(self) -> None:
+        """It is opened again at the next use."""
+        self._asking.close()
+        if self._opened is not None:
+            self._opened.close()
+        self._opened = None
+
+
 class Foreign:
-    """The last look at others' chains. nft: None where the kernel or the library lacks nftables.
+    """The last look at others' chains.
 
     with_legacy: whether the legacy tables matter; they do not where our own jump stands first in FORWARD there.
     """
 
-    def __init__(self, nft: Libnftables | None, *, with_legacy: bool) -> None:
+    def __init__(self, nft: Nftables, *, with_legacy: bool) -> None:
         self._nft = nft
         self._with_legacy = with_legacy
+        self._generation = 0
         self.tables: dict[TableKey, dict[str, Chain]] = {}
         self._legacy: dict[TableKey, dict[str, Chain]] = {}
         self._uplink = OUTSIDE
 
     def look(self) -> None:
-        """Reads what there is now. Raises KernelRefused."""
+        """Reads what there is now; nftables' rules only where any changed since. Raises KernelRefused."""
         self._uplink = _uplink()
-        self.tables = forward_tables(self._nft) if self._nft is not None else {}
+        generation = self._nft.generation()
+        if generation != self._generation:
+            self.tables = self._read() if generation > 1 else {}
+            self._generation = generation
         self._legacy = {}
         if self._with_legacy:
             for chain in legacy.chains():
                 self._legacy.setdefault((chain.family, chain.table), {})[chain.name] = chain
+
+    def _read(self) -> dict[TableKey, dict[str, Chain]]:
+        try:
+            return forward_tables(self._nft.opened)
+        except StartupError as missing:
+            log.warning("others' nftables rules are not looked at: %s", missing.detail)
+            return {}
 
     def replace_rules(self, key: TableKey, chain: str, rules: list[Rule]) -> None:
         """What a chain holds after a change of ours."""

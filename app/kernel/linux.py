@@ -11,12 +11,13 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from app.kernel import announce, conntrack, ports, sysctl
+from app.kernel import announce, conntrack, ports, report, sysctl
 from app.kernel.mirror import HostMirror
 from app.kernel.namespaces import Identity, Namespaces, identity, opened, start_time
 from app.kernel.netlink import Rtnl
 from app.kernel.wire import BR_STATE_FORWARDING, LINK_GROUP, ROUTE_PROTOCOL, Link
 from app.model.errors import Invalid, KernelRefused, NamespaceMissing
+from app.model.host import HostFacts
 from app.model.naming import alias, owner_of
 from app.model.ops import Op
 from app.model.spec import IPAddress, IPNetwork, NetnsKind, NetnsRef, Protocol
@@ -114,6 +115,10 @@ class LinuxKernel:
 
     def probe_port(self, protocol: Protocol, address: IPAddress, port: int) -> None:
         ports.probe(protocol, address, port)
+
+    def describe(self) -> HostFacts:
+        self._mirror.refresh()
+        return report.describe(self._mirror, self._ledger)
 
     # --- changes
 

@@ -93,6 +93,11 @@ class SysctlLedger:
         del self._changed[path]
         self._save()
 
+    def former(self, path: str, current: str) -> str | None:
+        """What a setting was before we set it to `current`; None where we did not."""
+        former, ours, _beside = self._changed.get(path, ("", None, {}))
+        return former if ours == current else None
+
     def held(self) -> list[str]:
         """The settings that we changed."""
         return list(self._changed)

@@ -20,9 +20,10 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 from sqlmodel import Session
 
-from app.firewall.protocol import Firewall
+from app.firewall.protocol import Firewall, report_of, trouble_of
 from app.model.contracts import Kernel
 from app.model.errors import BridgeheadError, KernelRefused, NamespaceMissing, ShuttingDown
+from app.model.host import FirewallReport, HostFacts
 from app.model.ops import Op
 from app.model.spec import IPNetwork
 from app.model.state import Item, ItemKey
@@ -59,6 +60,13 @@ class Job:
 
 
 @dataclass(slots=True)
+class _Look:
+    """A question about the host, answered on the worker's thread."""
+
+    answer: Future[tuple[HostFacts, FirewallReport]] = field(default_factory=Future)
+
+
+@dataclass(slots=True)
 class _Applied:
     """A job whose kernel part is done and whose commit is to come."""
 
@@ -86,7 +94,7 @@ class Worker:
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
-        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[Job | _Look | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._main, name="worker", daemon=True)
         self._opened: Future[None] = Future()
         self._passed = threading.Event()
@@ -129,6 +137,15 @@ class Worker:
             self._jobs.put(job)
         return job.answer
 
+    def describe(self) -> Future[tuple[HostFacts, FirewallReport]]:
+        """The host and its rules as they are now; raises what the kernel refuses."""
+        look = _Look()
+        if self._stopping:
+            look.answer.set_exception(ShuttingDown("the daemon is shutting down; try again once it is back"))
+        else:
+            self._jobs.put(look)
+        return look.answer
+
     # --- the thread
 
     def _main(self) -> None:
@@ -156,13 +173,19 @@ class Worker:
         try:
             entry = self._jobs.get(timeout=max(0.0, self._next_pass - time.monotonic()))
             while entry is not None:
-                batch.append(entry)
+                self._look(entry) if isinstance(entry, _Look) else batch.append(entry)
                 if len(batch) == _BATCH:
                     return batch, False
                 entry = self._jobs.get_nowait()
         except queue.Empty:
             return batch, False
         return batch, True
+
+    def _look(self, look: _Look) -> None:
+        try:
+            look.answer.set_result((self._kernel.describe(), report_of(self._firewall)))
+        except Exception as failure:  # noqa: BLE001 - it is raised again where it is waited for
+            look.answer.set_exception(failure)
 
     def _heal_safely(self) -> None:
         try:
@@ -184,7 +207,7 @@ class Worker:
                 self._parts.catalog.put(key, one.subject)
         healed = heal(self._kernel, self._firewall, self._executor, rendered)
         self._applied = healed.applied
-        publish_statuses(self._parts.catalog, rendered, healed.refused)
+        publish_statuses(self._parts.catalog, rendered, healed.refused, self._obstacle)
         wait = _HEAL_AGAIN if healed.refused else self._parts.resync_seconds
         self._next_pass = time.monotonic() + wait
         self._passed.set()
@@ -276,7 +299,10 @@ class Worker:
         for key, rendered in one.rendered.items():
             if key[0] in ("network", "endpoint", "portmap", "allocation"):
                 self._parts.catalog.put(key, rendered.subject)
-        publish_statuses(self._parts.catalog, one.rendered, one.outcome.refused)
+        publish_statuses(self._parts.catalog, one.rendered, one.outcome.refused, self._obstacle)
+
+    def _obstacle(self, owner: str) -> str:
+        return trouble_of(self._firewall, owner)
 
 
 def _subject(one: _Applied) -> Subject:

@@ -12,15 +12,13 @@ import json
 from functools import cache
 from typing import Any, Self
 
+from app.firewall.nft_listing import Listing
 from app.model.errors import KernelRefused, StartupError
 
 LIBRARY = "libnftables.so.1"
 _STATELESS, _HANDLE, _JSON, _TERSE = 1 << 2, 1 << 3, 1 << 4, 1 << 11
 _NUMERIC = (1 << 7) | (1 << 8) | (1 << 9)  # protocols, priorities, symbols
 _ASKED_LENGTH = 200
-
-Listing = list[dict[str, Any]]
-"""Objects as libnftables-json(5) has them: `{"table": {...}}`, `{"rule": {...}}`, without the header."""
 
 
 @cache
@@ -29,9 +27,7 @@ def _library() -> ctypes.CDLL:
     try:
         library = ctypes.CDLL(LIBRARY, use_errno=True)
     except OSError as failure:
-        raise StartupError(
-            f"cannot load {LIBRARY} ({failure}): install it (Debian, Ubuntu: libnftables1)"
-        ) from None
+        raise StartupError(f"cannot load {LIBRARY} ({failure}): install it (Debian, Ubuntu: libnftables1)") from None
     context, text = ctypes.c_void_p, ctypes.c_char_p
     signatures: dict[str, tuple[Any, list[Any]]] = {
         "nft_ctx_new": (context, [ctypes.c_uint32]),
@@ -111,4 +107,3 @@ class Libnftables:
 
     def __del__(self) -> None:
         self.close()
-

@@ -93,6 +93,41 @@ def health(socket: Socket = DEFAULT_SOCKET) -> None:
 
 
 @app.command()
+def host(socket: Socket = DEFAULT_SOCKET, as_json: Json = False) -> None:
+    """Shows the host: backend, settings, uplinks, and others' chains and routes that are in the way."""
+    found = _request(socket, "GET", "/host").json()
+    if as_json:
+        _print_json(found)
+    else:
+        for subject, words in _host_lines(found):
+            print(f"{subject:<22}{words}")
+
+
+def _host_lines(found: dict[str, Any]) -> list[tuple[str, str]]:
+    """Subject and words, a line each."""
+    lines = [("firewall", f"{found['firewall']['backend']} ({found['firewall']['why']})")]
+    for name in ("ip_forward", "ipv6_forwarding"):
+        setting = found[name]
+        lines.append((name, f"{setting['value']} ({setting['by']})" if setting else "the kernel has none"))
+    for family in ("iptables", "ip6tables"):
+        value = found[f"bridge_nf_call_{family}"]
+        lines.append((f"bridge-nf {family}", "br_netfilter is not loaded" if value is None else str(int(value))))
+    lines.append(("kernel", ", ".join(name for name, there in found["kernel"].items() if there)))
+    for one in found["uplinks"]:
+        words = f"{one['ifname']} via {one['via'] or '-'}, MTU {one['mtu']}, {', '.join(one['addresses'])}"
+        lines.append((f"uplink IPv{one['version']}", words))
+    for one in found["foreign_chains"]:
+        legacy = "legacy " if one["backend"] == "iptables" else ""
+        place = f"chain {one['chain']} of {legacy}table {one['family']} {one['table']}"
+        whose = f"({one['verdict']}, {one['owner']})"
+        lines.append((one["effect"], f"{place} {whose}: {', '.join(one['bridges']) or 'any network'}"))
+    for one in found["overlapping_routes"]:
+        words = f"{one['route']} dev {one['ifname']} overlaps {one['subnet']} of network {one['network']}"
+        lines.append(("route", words))
+    return lines
+
+
+@app.command()
 def demo() -> None:
     """Plays the walk-through in a sandbox of namespaces, and leaves the machine as it was."""
     from app.demo import play

@@ -129,9 +129,7 @@ def _overlaps(network: Network, facts: HostFacts) -> Iterator[OverlapOut]:
                 and target.overlaps(plan.subnet)
                 and (target, route.ifname) != (plan.subnet, network.bridge)
             ):
-                yield OverlapOut(
-                    network=network.name, subnet=str(plan.subnet), route=str(target), ifname=route.ifname
-                )
+                yield OverlapOut(network=network.name, subnet=str(plan.subnet), route=str(target), ifname=route.ifname)
 
 
 def _uplink(uplink: Uplink) -> UplinkOut:

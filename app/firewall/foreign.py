@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from ipaddress import ip_network
 from pathlib import Path
 
@@ -44,8 +45,11 @@ _REMEDIES = {
     "Docker": "an accept for '{bridge}' in its DOCKER-USER",
 }
 _ALLOW = "an accept for packets from and to '{bridge}' before it"
-_HYPOTHETICAL = NetworkPolicy("", "bridgehead0", ip_network("192.0.2.0/24"), routed=True, isolated=True, masquerade=True)
-"""Stands for the network that is still to come, where there is none."""
+_HYPOTHETICAL = tuple(
+    NetworkPolicy("", "bridgehead0", ip_network(subnet), routed=True, isolated=True, masquerade=True)
+    for subnet in ("192.0.2.0/24", "2001:db8::/64")
+)
+"""Stand for the network that is still to come, where there is none."""
 
 
 class Nftables:
@@ -119,14 +123,14 @@ class Foreign:
         """The foreign chains that may drop packets of these networks; of a network to come where there are none."""
         routed = [policy for policy in policies if policy.routed]
         met: dict[ForeignChain, list[str]] = {}
-        for policy in routed or [_HYPOTHETICAL]:
+        for policy in routed or _HYPOTHETICAL:
             for found in self._found(policy):
                 bridges = met.setdefault(found, [])
                 if routed and policy.bridge not in bridges:
                     bridges.append(policy.bridge)
         certain = {_place(found) for found in met if found.certain}
         return tuple(
-            ForeignChain(*_place(found), found.verdict, found.certain, tuple(bridges))
+            replace(found, bridges=tuple(bridges))
             for found, bridges in met.items()
             if found.certain or _place(found) not in certain
         )
@@ -174,7 +178,7 @@ def _finding(hit: Hit, base: Chain, table: str) -> ForeignChain:
     )
 
 
-def _place(found: ForeignChain) -> tuple:  # type: ignore[type-arg]
+def _place(found: ForeignChain) -> tuple[str, ...]:
     return found.backend, found.family, found.table, found.chain, found.kind, found.owner
 
 

@@ -11,13 +11,13 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Any
 
-from app.firewall.ruleset import Chain, Match, Rule
+from app.firewall.ruleset import Chain, Field, Match, Rule
 from app.model.errors import KernelRefused
 from app.model.spec import IPNetwork
 
@@ -26,10 +26,20 @@ _GET_INFO, _GET_ENTRIES = 64, 65
 _INFO = struct.Struct("=32sI5I5III")
 _ENTRIES_AT = 40
 _HOOKS = ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")
-_NO_GOTO, _TRIES = -1, 5
+_NOWHERE, _TRIES = -1, 5
 _VERDICTS = {-1: "drop", -2: "accept", -5: "return"}
 _INV_IN, _INV_OUT, _INV_SOURCE, _INV_DESTINATION = 0x01, 0x02, 0x08, 0x10
-_MAYBE = Match("other")
+_MAYBE, _NOTHING = Match("other"), Rule()
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """What stands at an offset: a rule, or the head of a chain; `after` is where the next one is."""
+
+    after: int
+    rule: Rule = _NOTHING
+    goes_to: int = _NOWHERE
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +84,7 @@ def available() -> dict[str, bool]:
 def chains() -> list[Chain]:
     """Every chain of every loaded table. Raises KernelRefused."""
     tables = loaded()
-    return [
-        chain for family in _FAMILIES for table in tables.get(family.name, ()) for chain in _read(family, table)
-    ]
+    return [chain for family in _FAMILIES for table in tables.get(family.name, ()) for chain in _read(family, table)]
 
 
 def _read(family: _Family, table: str) -> list[Chain]:
@@ -106,77 +114,73 @@ def _ask(asking: socket.socket, family: _Family, option: int, table: str, rest: 
 
 def _chains(family: _Family, table: str, info: tuple[Any, ...], raw: bytes) -> Iterator[Chain]:
     """Chains follow one another: a built-in one ends with its policy, any other begins with its name."""
-    valid, entries_of, policies = info[1], info[2:7], info[7:12]
-    hooks = [hook for hook in range(5) if valid >> hook & 1]
-    heads = {entries_of[hook]: _HOOKS[hook] for hook in hooks}
-    ends = {policies[hook] for hook in hooks}
+    hooks = [hook for hook in range(5) if info[1] >> hook & 1]
+    heads = {info[2 + hook]: _HOOKS[hook] for hook in hooks}
+    policies = {info[7 + hook] for hook in hooks}
     entries = dict(_entries(family, raw))
-    names = {after: name for _at, (after, name, _rule, _goto) in entries.items() if name}
-    names |= heads
-    current: Chain | None = None
-    for at, (after, name, rule, goto) in entries.items():
+    names = {entry.after: entry.name for entry in entries.values() if entry.name} | heads
+    chain = Chain(family.name, table, "", legacy=True)
+    for at, entry in entries.items():
         if at in heads:
-            hook = heads[at].lower()
-            current = Chain(family.name, table, heads[at], hook, legacy=True)
-        if name:  # the head of a chain, or the table's end
-            if current is not None and not current.hook and current.rules:
-                current.rules.pop()  # the implied return
-            if current is not None:
-                yield current
-            current = Chain(family.name, table, name, legacy=True) if after < len(raw) else None
-        elif current is not None and at in ends:
-            current.policy = rule.verdict
-            yield current
-            current = None
-        elif current is not None:
-            if goto not in (_NO_GOTO, after):
-                rule = Rule(rule.matches, rule.verdict, names.get(goto, ""))
-            elif goto == after:
-                rule = Rule(rule.matches)  # no target at all
-            current.rules.append(rule)
+            chain = Chain(family.name, table, heads[at], heads[at].lower(), legacy=True)
+        if entry.name:
+            chain = Chain(family.name, table, entry.name, legacy=True)
+        elif at in policies:
+            chain.policy = entry.rule.verdict
+            yield chain
+        elif not chain.hook and (entry.after == len(raw) or entries[entry.after].name):
+            yield chain  # what ends it is the implied return
+        else:
+            chain.rules.append(_resolved(entry, names))
 
 
-def _entries(family: _Family, raw: bytes) -> Iterator[tuple[int, tuple[int, str, Rule, int]]]:
-    """By offset: where the next one is, the chain's name where it is a head, the rule, and where it jumps."""
+def _resolved(entry: _Entry, names: Mapping[int, str]) -> Rule:
+    """The rule, with the name of the chain that it jumps to; to the next entry is no jump at all."""
+    if entry.goes_to == _NOWHERE:
+        return entry.rule
+    if entry.goes_to == entry.after:
+        return Rule(entry.rule.matches)
+    return Rule(entry.rule.matches, entry.rule.verdict, names.get(entry.goes_to, ""))
+
+
+def _entries(family: _Family, raw: bytes) -> Iterator[tuple[int, _Entry]]:
+    """The entries by their offset."""
     at = 0
     while at < len(raw):
         target, size = struct.unpack_from("=HH", raw, at + family.offsets_at)
-        yield at, (at + size, *_target(family, raw, at, target))
+        yield at, _entry(family, raw[at : at + size], target, at + size)
         at += size
 
 
-def _target(family: _Family, raw: bytes, at: int, target: int) -> tuple[str, Rule, int]:
-    name = _text(raw[at + target + 2 : at + target + 31])
+def _entry(family: _Family, raw: bytes, target: int, after: int) -> _Entry:
+    name = _text(raw[target + 2 : target + 31])
     if name == "ERROR":
-        return _text(raw[at + target + 32 : at + target + 62]), Rule(), _NO_GOTO
-    matches = tuple(_matches(family, raw[at : at + target]))
+        return _Entry(after, name=_text(raw[target + 32 : target + 62]))
+    matches = tuple(_matches(family, raw[:target]))
     if name:
-        verdict = {"REJECT": "reject", "DROP": "drop"}.get(name, "")
-        return "", Rule(matches, verdict), _NO_GOTO
-    (code,) = struct.unpack_from("=i", raw, at + target + 32)
+        return _Entry(after, Rule(matches, "reject" if name == "REJECT" else ""))
+    (code,) = struct.unpack_from("=i", raw, target + 32)
     if code < 0:
-        return "", Rule(matches, _VERDICTS.get(code, "")), _NO_GOTO
-    goes = raw[at + family.flags_at] & family.goto
-    return "", Rule(matches, "goto" if goes else "jump"), code
+        return _Entry(after, Rule(matches, _VERDICTS.get(code, "")))
+    return _Entry(after, Rule(matches, "goto" if raw[family.flags_at] & family.goto else "jump"), goes_to=code)
 
 
 def _matches(family: _Family, entry: bytes) -> Iterator[Match]:
     width = family.width
-    source, destination, source_mask, destination_mask = (entry[part * width : (part + 1) * width] for part in range(4))
+    addresses = [entry[part * width : (part + 1) * width] for part in range(4)]
     interfaces = entry[4 * width : 4 * width + 64]
     inverted = entry[family.flags_at + 1]
-    for name, mask, match, flag in ((0, 32, "iif", _INV_IN), (16, 48, "oif", _INV_OUT)):
-        value = _text(interfaces[name : name + 16])
+    sides: tuple[tuple[Field, int, int], ...] = (("iif", 0, _INV_IN), ("oif", 16, _INV_OUT))
+    for side, start, flag in sides:
+        value = _text(interfaces[start : start + 16])
         if value:
-            exact = interfaces[mask + len(value)] != 0  # the mask covers the name's end too
-            yield Match("iif" if match == "iif" else "oif", (value if exact else f"{value[:-1]}*",), bool(inverted & flag))
-    for address, netmask, own, flag in (
-        (source, source_mask, True, _INV_SOURCE),
-        (destination, destination_mask, False, _INV_DESTINATION),
-    ):
-        if any(netmask):
-            network = _network(address, netmask)
-            yield Match("saddr" if own else "daddr", (network,), bool(inverted & flag)) if network else _MAYBE
+            exact = interfaces[start + 32 + len(value)] != 0  # the mask covers the name's end too
+            yield Match(side, (value if exact else f"{value[:-1]}*",), bool(inverted & flag))
+    ends: tuple[tuple[Field, int, int], ...] = (("saddr", 0, _INV_SOURCE), ("daddr", 1, _INV_DESTINATION))
+    for end, part, flag in ends:
+        if any(addresses[part + 2]):
+            network = _network(addresses[part], addresses[part + 2])
+            yield Match(end, (network,), bool(inverted & flag)) if network else _MAYBE
     at = family.header
     if int.from_bytes(entry[4 * width + 64 : 4 * width + 66], "little"):
         yield _MAYBE  # one protocol only

@@ -92,11 +92,9 @@ def _mapped(value: dict[str, Any], matches: tuple[Match, ...], comment: str) -> 
 
 
 def _match(value: dict[str, Any]) -> Match:
-    return _compared(value["left"], value["right"], negated=value["op"] == "!=") if value["op"] in (
-        "==",
-        "!=",
-        "in",
-    ) else _OTHER
+    if value["op"] not in ("==", "!=", "in"):
+        return _OTHER
+    return _compared(value["left"], value["right"], negated=value["op"] == "!=")
 
 
 def _compared(left: Any, right: Any, *, negated: bool) -> Match:
@@ -111,11 +109,11 @@ def _compared(left: Any, right: Any, *, negated: bool) -> Match:
             families = {"ipv4": "ipv4", "ipv6": "ipv6", 2: "ipv4", 10: "ipv6"}
             return Match("family", tuple(families.get(value, "") for value in values), negated)
         case {"ct": {"key": "state"}}:
-            return Match("state", tuple("new" if value in ("new", _STATE_NEW) else str(value) for value in values), negated)
+            states = tuple("new" if value in ("new", _STATE_NEW) else str(value) for value in values)
+            return Match("state", states, negated)
         case {"ct": {"key": "status"}}:
-            return Match(
-                "status", tuple("dnat" if value in ("dnat", _STATUS_DNAT) else str(value) for value in values), negated
-            )
+            bits = tuple("dnat" if value in ("dnat", _STATUS_DNAT) else str(value) for value in values)
+            return Match("status", bits, negated)
         case {"payload": {"protocol": "ip" | "ip6", "field": "saddr" | "daddr" as field}}:
             networks = tuple(_network(value) for value in values)
             return Match("saddr" if field == "saddr" else "daddr", networks, negated)

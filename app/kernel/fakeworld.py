@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 from app.model.errors import Invalid, KernelRefused, NamespaceMissing, PortTaken
+from app.model.host import HostFacts, HostRoute, Setting, Uplink
 from app.model.spec import IPAddress, IPNetwork, NetnsKind, NetnsRef, Protocol, Version, ports_text
 from app.model.state import HostPort, IPInterface, ItemKey
 
@@ -135,6 +137,25 @@ class FakeHost:
     def default_mtu(self) -> int:
         link = self.host.links.get(self.uplink)
         return link.mtu if link is not None else 1500
+
+    def describe(self) -> HostFacts:
+        former = self._former.get(_IP_FORWARD)
+        forwarding = Setting(self.sysctls[_IP_FORWARD], former[0] if former else None)
+        return HostFacts(
+            ip_forward=forwarding,
+            ipv6_forwarding=None,
+            bridge_nf_call_iptables=None,
+            bridge_nf_call_ip6tables=None,
+            ipv6=False,
+            uplinks=tuple(self._uplinks()),
+            routes=tuple(HostRoute(target, ifname) for target, ifname in self.routes if target.prefixlen),
+        )
+
+    def _uplinks(self) -> Iterator[Uplink]:
+        link = self.host.links.get(self.uplink)
+        if link is not None:
+            addresses = tuple(sorted(held for held in link.addresses if held.version == 4))
+            yield Uplink(4, link.name, None, 0, link.mtu, addresses)
 
     def resolve(self, ref: NetnsRef) -> NetnsRef:
         if ref.kind is NetnsKind.PID:

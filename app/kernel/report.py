@@ -48,5 +48,6 @@ def _uplinks(mirror: HostMirror) -> Iterator[Uplink]:
             addresses = sorted(
                 address for address in mirror.addresses_of(link.index) if address.version == route.version
             )
-            version = 4 if route.version == 4 else 6
-            yield Uplink(version, link.name, route.via, route.priority, link.mtu, tuple(addresses))
+            yield Uplink(
+                4 if route.version == 4 else 6, link.name, route.via, route.priority, link.mtu, tuple(addresses)
+            )

@@ -44,7 +44,6 @@ class Host(Interface):
     def probe_port(self, protocol: Protocol, address: IPAddress, port: int) -> None:
         """Raises PortTaken, naming the process, where one holds the port."""
 
-
     def describe(self) -> HostFacts:
         """The host's settings, uplinks and routes, as they are now."""
 

@@ -119,8 +119,16 @@ def test_an_untouched_host_gets_nftables_and_its_legacy_tables_stay_unloaded(san
     ("program", "arguments", "why"),
     [
         ("iptables", ["-P", "FORWARD", "DROP"], "table ip filter, chain FORWARD has the policy DROP"),
-        ("iptables", ["-t", "mangle", "-A", "FORWARD", "-j", "ACCEPT"], "table ip mangle, chain FORWARD has a foreign rule"),
-        ("ip6tables", ["-A", "INPUT", "-i", "eth0", "-j", "ACCEPT"], "table ip6 filter, chain INPUT has a foreign rule"),
+        (
+            "iptables",
+            ["-t", "mangle", "-A", "FORWARD", "-j", "ACCEPT"],
+            "table ip mangle, chain FORWARD has a foreign rule",
+        ),
+        (
+            "ip6tables",
+            ["-A", "INPUT", "-i", "eth0", "-j", "ACCEPT"],
+            "table ip6 filter, chain INPUT has a foreign rule",
+        ),
     ],
 )
 def test_a_host_that_uses_legacy_iptables_gets_iptables(sandbox, program, arguments, why):
@@ -225,7 +233,12 @@ def test_nftables_asked_for_beside_legacy_ufw_is_told(sandbox):
     published(daemon.client)
     said = status(daemon.client)
     assert said["state"] == "degraded"
-    for word in ("chain FORWARD of legacy table ip filter", "policy drop, ufw's", "ufw route allow in on web", "iptables"):
+    for word in (
+        "chain FORWARD of legacy table ip filter",
+        "policy drop, ufw's",
+        "ufw route allow in on web",
+        "iptables",
+    ):
         assert word in said["message"]
     assert sandbox.client.tcp(HOST, 8080, timeout=0.15) is None
 
@@ -259,7 +272,11 @@ def test_firewalld_that_rejects_is_named(sandbox):
 
 
 def test_an_administrators_conditional_drop_is_reported_and_degrades_nothing(sandbox, api):
-    load(sandbox, "nft", 'table ip admin { chain f { type filter hook forward priority 0; iifname "web" tcp dport 25 drop; }; }')
+    load(
+        sandbox,
+        "nft",
+        'table ip admin { chain f { type filter hook forward priority 0; iifname "web" tcp dport 25 drop; }; }',
+    )
     network(api)
     assert status(api)["state"] == "ready"
     (found,) = get(api, "host")["foreign_chains"]

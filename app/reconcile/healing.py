@@ -9,8 +9,18 @@ from app.firewall.protocol import Firewall
 from app.model.contracts import Kernel
 from app.model.errors import BridgeheadError
 from app.model.ops import Op
-from app.model.state import Attachment, DefaultRoute, FirewallItem, HostPort, Item, ItemKey, State
+from app.model.state import (
+    Attachment,
+    DefaultRoute,
+    FirewallItem,
+    HostPort,
+    Item,
+    ItemKey,
+    PortForward,
+    State,
+)
 from app.planner.diff import diff
+from app.reconcile.batch import Applied, reached_items
 from app.reconcile.executor import Executor
 from app.reconcile.render import Rendered
 from app.services.context import Key
@@ -22,7 +32,7 @@ log = logging.getLogger("bridgehead.worker")
 class Healed:
     """The state reached, by key, and what the kernel refused."""
 
-    applied: dict[Key, dict[ItemKey, Item]]
+    applied: Applied
     refused: list[tuple[Op, BridgeheadError]]
 
 
@@ -44,13 +54,13 @@ def heal(kernel: Kernel, firewall: Firewall, executor: Executor, rendered: dict[
     rest = executor.run_each([op for op in ops if not (isinstance(op.item, HostPort) and op.before is None)])
     for op in rest.done:
         log.info("healed: %s %s", "removed" if op.after is None else "restored", " ".join(op.item.key))
+    if found:
+        # which rules were missing is not known by item, and flows may have passed by them: row 13
+        executor.flush([item for item in wanted.values() if isinstance(item, PortForward)])
     refused = ports.refused + rest.refused
-    missing = {op.item.key for op, _refusal in refused if op.before is None}
-    missing |= {item.key for item in wanted.values() if isinstance(item, FirewallItem) and item.key not in rules}
-    applied = {
-        key: {item_key: item for item_key, item in one.items.items() if item_key not in missing}
-        for key, one in rendered.items()
-    }
+    short: dict[ItemKey, Item | None] = {op.item.key: op.before for op, _refusal in refused}
+    short |= {key: None for key, item in wanted.items() if isinstance(item, FirewallItem) and key not in rules}
+    applied = {key: reached_items(one.items, short) for key, one in rendered.items()}
     return Healed(applied, refused)
 
 

@@ -16,6 +16,7 @@ from app.model.errors import NotFound
 from app.model.spec import Allocation, AllocationKind, Endpoint, Network, Portmap, gateways
 from app.model.status import State, Status
 from app.services.context import Key
+from app.store.repository import Repository
 
 T = TypeVar("T")
 Object = Network | Endpoint | Portmap | Allocation
@@ -34,20 +35,39 @@ class Catalog:
 
     # --- the worker's side
 
+    def fill(self, store: Repository) -> None:
+        """Publishes everything that is stored, for the start."""
+        for network in store.networks():
+            self.put(("network", network.id), network)
+        for endpoint in store.endpoints():
+            self.put(("endpoint", endpoint.id), endpoint)
+        for portmap in store.portmaps():
+            self.put(("portmap", portmap.id), portmap)
+        for one in store.allocations():
+            if one.kind is AllocationKind.RESERVATION:
+                self.put(("allocation", one.id), one)
+
     def put(self, key: Key, value: Object | None) -> None:
-        """Publishes an object as it is now; None: it is gone."""
+        """Publishes an object as it is now; None: it is gone. A name that it keeps is known throughout."""
         kind, identity = key
         store: dict[str, Object] = getattr(self, _STORES[kind])
         former = store.get(identity)
-        if isinstance(former, Network | Endpoint):
-            self._names.pop((kind, former.name), None)
         if value is None:
             store.pop(identity, None)
             self._statuses.pop(identity, None)
-            return
-        store[identity] = value
-        if isinstance(value, Network | Endpoint):
-            self._names[kind, value.name] = identity
+        else:
+            store[identity] = value
+        name = value.name if isinstance(value, Network | Endpoint) else None
+        if name is not None:
+            self._names[kind, name] = identity
+        if isinstance(former, Network | Endpoint) and former.name != name:
+            held = (kind, former.name)
+            if self._names.get(held) == identity:  # else another has taken it
+                del self._names[held]
+
+    def knows(self, identity: str) -> bool:
+        """Whether it is the id of an object that is published and has a status."""
+        return identity in self.networks or identity in self.endpoints or identity in self.portmaps
 
     def set_status(self, identity: str, state: State, message: str = "") -> None:
         """Publishes how an object fares; `since` moves with the state only."""

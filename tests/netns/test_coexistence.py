@@ -1,6 +1,7 @@
 """Beside others' rules: the backend follows the host, traffic passes or the status says whose chain drops it."""
 
 import os
+from pathlib import Path
 
 import pytest
 from world import delete, endpoint, get, network, portmap
@@ -51,6 +52,15 @@ table inet firewalld {
   }
   chain filter_FWD_public {
     iifname "eth0" oifname "eth0" accept
+  }
+}
+"""
+
+ADMIN = """
+table ip admin {
+  chain f {
+    type filter hook forward priority filter
+    iifname "web" tcp dport 25 drop
   }
 }
 """
@@ -111,7 +121,7 @@ def test_an_untouched_host_gets_nftables_and_its_legacy_tables_stay_unloaded(san
     assert "no foreign rule or policy" in get(api, "host")["firewall"]["why"]
     published(api)
     passes(sandbox)
-    loaded = sandbox.host.run(lambda: open("/proc/thread-self/net/ip_tables_names").read())
+    loaded = sandbox.host.run(Path("/proc/thread-self/net/ip_tables_names").read_text)
     assert loaded == ""
 
 

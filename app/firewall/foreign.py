@@ -20,6 +20,7 @@ from app.model.state import NetworkPolicy
 log = logging.getLogger("bridgehead.firewall")
 
 _ROUTES = Path("/proc/thread-self/net/route")
+_WITH_FORWARD = ("filter", "mangle")
 _FAMILIES = {4: ("ip", "inet", "bridge"), 6: ("ip6", "inet", "bridge")}
 _OWNERS = (
     ("firewalld", "firewalld"),
@@ -104,7 +105,7 @@ class Foreign:
             self._generation = generation
         self._legacy = {}
         if self._with_legacy:
-            for chain in legacy.chains():
+            for chain in legacy.chains(_WITH_FORWARD):
                 self._legacy.setdefault((chain.family, chain.table), {})[chain.name] = chain
 
     def _read(self) -> dict[TableKey, dict[str, Chain]]:
@@ -146,7 +147,7 @@ class Foreign:
     def _found(self, policy: NetworkPolicy) -> Iterator[ForeignChain]:
         for tables in (self.tables, self._legacy):
             for (family, table), chains in tables.items():
-                if family not in _FAMILIES[policy.subnet.version] or (tables is self._legacy and table == "nat"):
+                if family not in _FAMILIES[policy.subnet.version]:
                     continue
                 for base in chains.values():
                     if base.hook == FORWARD_HOOK:

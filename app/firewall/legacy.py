@@ -11,7 +11,7 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
@@ -81,10 +81,19 @@ def available() -> dict[str, bool]:
     return {family.name: (_NET / family.proc).exists() for family in _FAMILIES}
 
 
-def chains() -> list[Chain]:
-    """Every chain of every loaded table. Raises KernelRefused."""
+TABLES = ("filter", "nat", "raw", "mangle")
+
+
+def chains(wanted: Sequence[str] = TABLES) -> list[Chain]:
+    """Every chain of those of the wanted tables that are loaded. Raises KernelRefused."""
     tables = loaded()
-    return [chain for family in _FAMILIES for table in tables.get(family.name, ()) for chain in _read(family, table)]
+    return [
+        chain
+        for family in _FAMILIES
+        for table in tables.get(family.name, ())
+        if table in wanted
+        for chain in _read(family, table)
+    ]
 
 
 def _read(family: _Family, table: str) -> list[Chain]:

@@ -24,7 +24,6 @@ from app.model.state import FirewallItem, ItemKey, NetworkPolicy
 log = logging.getLogger("bridgehead.firewall")
 
 IPTABLES, NFTABLES, NONE = "iptables", "nftables", "none"
-_LOOKED_AT = ("filter", "nat", "raw", "mangle")
 _KEPT = {IPTABLES: {"bridge"}, NFTABLES: {"ip", "ip6", "bridge"}, NONE: set[str]()}
 """Families of the tables named like ours that each backend keeps itself."""
 
@@ -74,7 +73,7 @@ def legacy_use(chains: Iterable[Chain]) -> str:
     """What somebody else has in the legacy tables, in words; empty where it is nothing."""
     for chain in chains:
         place = f"legacy table {chain.family} {chain.table}, chain {chain.name}"
-        if chain.table not in _LOOKED_AT or chain.name.startswith(PREFIX):
+        if chain.name.startswith(PREFIX):
             continue
         if chain.hook and chain.policy != "accept":
             return f"{place} has the policy {chain.policy.upper()}"

@@ -32,6 +32,7 @@ class NftTables:
         self._kernel = Nfnetlink()
         self._nft: Libnftables | None = None
         self._generation = 0
+        self._rules: dict[Family, bytes | None] = {}
 
     def apply(self, change: Change) -> list[str]:
         """All of it or nothing, with the commands that one would have typed. Raises KernelRefused.
@@ -89,18 +90,23 @@ class NftTables:
             self._library().run("\n".join(commands))
         except KernelRefused:
             return False  # to mend names the refusal again where it stands
-        self._generation = generation + 1
+        self._remember(generation + 1, coming)
         return True
 
     def _stands(self) -> bool:
-        """Whether rules and definitions are what we made; elements are not looked at."""
-        for family in self._families:
-            if self._sizes[family]:
-                there = self._read(family, terse=True)
-                reference = _reference(family)
-                if there is None or (there.definitions, there.rules) != (reference.definitions, reference.rules):
-                    return False
-        return True
+        """Whether our rules are what we left, and with them the chains and sets that they name."""
+        families = [family for family in self._families if self._sizes[family]]
+        return all(
+            self._rules.get(one) is not None and self._kernel.rules(one, TABLE) == self._rules[one] for one in families
+        )
+
+    def _remember(self, generation: int, families: Iterable[Family]) -> None:
+        """Takes note of rules as they are now; in vain where somebody has changed something since."""
+        self._generation = generation
+        noted = {family: self._kernel.rules(family, TABLE) for family in families}
+        if noted and self._kernel.generation() != generation:
+            noted = dict.fromkeys(noted)
+        self._rules |= noted
 
     def sync(self, items: Iterable[FirewallItem]) -> list[str]:
         """Brings the tables to these items with as few changes as possible; says what differed, one line each.
@@ -132,14 +138,14 @@ class NftTables:
                 found += faults
         if commands:
             self._library().run("\n".join(commands))
-        self._generation = generation + bool(commands)
+        self._remember(generation + bool(commands), [family for family, elements in wanted.items() if elements])
         return found
 
-    def _read(self, family: Family, *, terse: bool = False) -> Table | None:
+    def _read(self, family: Family) -> Table | None:
         if not self._kernel.has_table(family, TABLE):
             return None
         try:
-            return table_of(family, self._library().list(f"list table {family} {TABLE}", terse=terse))
+            return table_of(family, self._library().list(f"list table {family} {TABLE}"))
         except KernelRefused as refusal:
             if refusal.errno == errno.ENOENT:  # it went meanwhile
                 return None

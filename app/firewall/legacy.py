@@ -86,14 +86,13 @@ TABLES = ("filter", "nat", "raw", "mangle")
 
 def chains(wanted: Sequence[str] = TABLES) -> list[Chain]:
     """Every chain of those of the wanted tables that are loaded. Raises KernelRefused."""
+    found: list[Chain] = []
     tables = loaded()
-    return [
-        chain
-        for family in _FAMILIES
-        for table in tables.get(family.name, ())
-        if table in wanted
-        for chain in _read(family, table)
-    ]
+    for family in _FAMILIES:
+        for table in tables.get(family.name, ()):
+            if table in wanted:
+                found += _read(family, table)
+    return found
 
 
 def _read(family: _Family, table: str) -> list[Chain]:

@@ -38,6 +38,9 @@ def forward_tables(nft: Libnftables) -> dict[TableKey, dict[str, Chain]]:
             found[family, table] = table_chains(nft.list(f"list table {family} {table}", terse=True))
         except KernelRefused as refusal:  # it went meanwhile, or this library cannot read it
             log.warning("table %s %s cannot be read: %s", family, table, refusal.detail)
+        except (AttributeError, LookupError, TypeError, ValueError) as surprise:
+            # rules that others wrote may take a form that is not known here, which must not keep ours from healing
+            log.warning("table %s %s is not understood: %r", family, table, surprise)
     return found
 
 

@@ -356,8 +356,9 @@ def test_leftovers_of_every_family_go_at_start_and_foreign_tables_stay(sandbox):
     for family in ("ip", "ip6", "inet", "bridge", "netdev"):
         sandbox.host.exec(["nft", "add", "table", family, "bridgehead"])
     sandbox.host.exec(["nft", "add", "table", "ip", "mine"])
-    sandbox.host.exec(["iptables-legacy", "-N", "BRIDGEHEAD-FORWARD"])
-    sandbox.host.exec(["iptables-legacy", "-A", "FORWARD", "-j", "BRIDGEHEAD-FORWARD"])
+    for program in ("iptables-legacy", "ip6tables-legacy"):
+        sandbox.host.exec([program, "-N", "BRIDGEHEAD-FORWARD"])
+        sandbox.host.exec([program, "-A", "FORWARD", "-j", "BRIDGEHEAD-FORWARD"])
     chosen(sandbox)
     eventually(lambda: traces(sandbox) == set())
     assert ruleset(sandbox).split() == ["table", "ip", "mine", "{", "}"]

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import NoReturn
 
-from app.kernel.fakeworld import FakeHost, Link, Namespace, Route, localnet
+from app.kernel.fakeworld import FakeHost, Link, Namespace, Route, settings
 from app.model.commands import commands
 from app.model.errors import BridgeheadError, Invalid, KernelRefused, NamespaceMissing, PortTaken
 from app.model.ops import Op
@@ -141,7 +141,8 @@ class FakeKernel(FakeHost):
         for other in netns.links.values():
             other.master = "" if other.master == name else other.master
         if netns is self.host:
-            self.sysctls.pop(localnet(name), None)
+            for path in settings(name):
+                self.sysctls.pop(path, None)
         if link.peer is not None:
             self._drop(*link.peer)
 
@@ -160,7 +161,7 @@ class FakeKernel(FakeHost):
             _refuse(errno.EADDRNOTAVAIL, op)
         netns.links[link.name] = link
         if netns is self.host:
-            self.sysctls[localnet(link.name)] = "0"
+            self.sysctls |= dict.fromkeys(settings(link.name), "0")
 
     def _bridge(self, op: Op) -> None:
         match op.before, op.after:

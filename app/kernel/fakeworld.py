@@ -11,7 +11,7 @@ from app.model.host import HostFacts, HostRoute, Setting, Uplink
 from app.model.spec import IPAddress, IPNetwork, NetnsKind, NetnsRef, Protocol, Version, ports_text
 from app.model.state import HostPort, IPInterface, ItemKey
 
-_IP_FORWARD = "net/ipv4/ip_forward"
+_FORWARDING = ("net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding")
 _LO = "lo"
 
 
@@ -60,7 +60,7 @@ class FakeHost:
         self.processes: dict[int, tuple[int, Namespace]] = {}
         self.routes: list[tuple[IPNetwork, str]] = []
         self.uplink = ""
-        self.sysctls: dict[str, str] = {_IP_FORWARD: "0"}
+        self.sysctls: dict[str, str] = dict.fromkeys(_FORWARDING, "0")
         self._known: dict[Namespace, tuple[NetnsRef, str]] = {}
         self._former: dict[str, tuple[str, str]] = {}
         self._held: dict[ItemKey, HostPort] = {}
@@ -208,9 +208,9 @@ class FakeHost:
         return found
 
 
-def localnet(ifname: str) -> str:
-    """The setting that lets 127.0.0.1 be routed through an interface."""
-    return f"net/ipv4/conf/{ifname}/route_localnet"
+def settings(ifname: str) -> list[str]:
+    """The settings of an interface that come and go with it."""
+    return [f"net/ipv4/conf/{ifname}/{name}" for name in ("route_localnet", "rp_filter")]
 
 
 def _described(netns: Namespace) -> str:

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from app.model import ipam
 from app.model.errors import NotFound
-from app.model.spec import Allocation, AllocationKind, Endpoint, Network, Portmap, gateways
+from app.model.spec import AddressPlan, Allocation, AllocationKind, Endpoint, Network, Portmap, gateways
 from app.model.status import State, Status
 from app.services.context import Key
 from app.store.repository import Repository
@@ -139,11 +139,15 @@ class Catalog:
         held += [one for one in list(self.reservations.values()) if one.network_id == network.id]
         return sorted(held, key=lambda one: (one.address.version, int(one.address)))
 
-    def pool(self, network: Network) -> tuple[int, int, int]:
-        """Size, used by endpoints, otherwise reserved: counts of a network's IPv4 addresses."""
+    def pools(self, network: Network) -> list[tuple[AddressPlan, int, int, int]]:
+        """Of each of a network's plans: size, used by endpoints, otherwise reserved."""
         held = self.allocations(network)
-        used = sum(one.kind is AllocationKind.ENDPOINT for one in held)
-        return ipam.size(network.ipv4.subnet), used, len(held) - used
+        found = []
+        for plan in network.plans:
+            kinds = [one.kind for one in held if one.address.version == plan.version]
+            used = kinds.count(AllocationKind.ENDPOINT)
+            found.append((plan, ipam.size(plan.subnet), used, len(kinds) - used))
+        return found
 
 
 _STORES: Mapping[str, str] = {

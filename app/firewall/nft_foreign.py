@@ -19,6 +19,7 @@ _FAMILIES = frozenset({"ip", "ip6", "inet", "bridge"})
 _PLAIN = frozenset({"accept", "drop", "return"})
 _INTERFACES = {"iifname": "iif", "iif": "iif", "ibrname": "iif", "oifname": "oif", "oif": "oif", "obrname": "oif"}
 _STATE_NEW, _STATUS_DNAT = 8, 32  # NF_CT_STATE_BIT(IP_CT_NEW), IPS_DST_NAT
+_REJECTS = {"icmp": "ipv4", "icmpv6": "ipv6"}
 _OTHER = Match("other")
 
 TableKey = tuple[str, str]
@@ -71,7 +72,12 @@ def _rules(raw: dict[str, Any]) -> Iterator[Rule]:
         elif kind == "xt":
             matches += _xt(value)
             verdict = {"REJECT": "reject"}.get(value["name"], "") if value and value.get("type") == "target" else ""
-        elif kind in _PLAIN or kind == "reject":
+        elif kind == "reject":
+            verdict = kind
+            # the family that the answer implies is not listed as a match
+            family = _REJECTS.get((value or {}).get("type", ""))
+            matches += [Match("family", (family,))] if family else []
+        elif kind in _PLAIN:
             verdict = kind
         elif kind in ("jump", "goto"):
             verdict, target = kind, value["target"]

@@ -139,8 +139,8 @@ class FakeHost:
         return link.mtu if link is not None else 1500
 
     def describe(self) -> HostFacts:
-        former = self._former.get(_IP_FORWARD)
-        forwarding = Setting(self.sysctls[_IP_FORWARD], former[0] if former else None)
+        former = self._former.get(_FORWARDING[0])
+        forwarding = Setting(self.sysctls[_FORWARDING[0]], former[0] if former else None)
         return HostFacts(
             ip_forward=forwarding,
             ipv6_forwarding=None,

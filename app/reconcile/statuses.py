@@ -5,12 +5,11 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Iterable, Mapping
 
-from app.model.errors import BridgeheadError, KernelRefused
+from app.model.errors import BridgeheadError, KernelRefused, NamespaceMissing
 from app.model.ops import Op
 from app.model.spec import Network, Portmap
 from app.model.state import DefaultRoute, Item, NetworkPolicy, PortForward
 from app.model.status import State
-from app.reconcile.executor import is_gone
 from app.reconcile.render import Rendered
 from app.services.catalog import Catalog
 from app.services.context import Key
@@ -47,10 +46,12 @@ def _together(found: list[tuple[State, str]]) -> tuple[State, str]:
 
 
 def _trouble(op: Op, refusal: BridgeheadError) -> tuple[State, str]:
-    family = "" if is_gone(refusal) else _family(op.item)
+    family = _family(op.item)
     if isinstance(op.item, DefaultRoute) and isinstance(refusal, KernelRefused) and refusal.errno == errno.EEXIST:
         return State.DEGRADED, f"the namespace has an {family} default route of its own, which is left alone"
-    state = State.DEGRADED if op.before is not None or is_gone(refusal) else State.FAILED
+    if isinstance(refusal, NamespaceMissing):
+        return State.DEGRADED, refusal.detail
+    state = State.DEGRADED if op.before is not None else State.FAILED
     return state, f"{family}: {refusal.detail}" if family else refusal.detail
 
 

@@ -195,7 +195,7 @@ class Worker:
     # --- healing
 
     def _fill_catalog(self) -> None:
-        """What is stored can be read from the first moment on, its status not known yet. Raises StoreFailed."""
+        """Shows what is stored, at the start with no status yet. Raises StoreFailed."""
         try:
             with Session(self._parts.engine, expire_on_commit=False) as session:
                 self._parts.catalog.fill(Repository(session))
@@ -203,9 +203,11 @@ class Worker:
             raise store_failed(failure) from failure
 
     def _heal_safely(self) -> None:
-        self._requests.stale = self._executor.stuck = False
+        stale, self._requests.stale, self._executor.stuck = self._requests.stale, False, False
         self._requests.lacking.clear()
         try:
+            if stale:
+                self._fill_catalog()  # whether a commit that failed was one is known by reading only
             lacking = self._full_pass()
         except BridgeheadError as failure:
             log.warning("full pass not done, it will be tried again: %s", failure.detail)

@@ -15,7 +15,7 @@ from app.model import ipam
 from app.model.errors import NotFound
 from app.model.spec import AddressPlan, Allocation, AllocationKind, Endpoint, Network, Portmap, gateways
 from app.model.status import State, Status
-from app.services.context import Key
+from app.services.context import Key, Kind
 from app.store.repository import Repository
 
 T = TypeVar("T")
@@ -36,16 +36,18 @@ class Catalog:
     # --- the worker's side
 
     def fill(self, store: Repository) -> None:
-        """Publishes everything that is stored, for the start."""
-        for network in store.networks():
-            self.put(("network", network.id), network)
-        for endpoint in store.endpoints():
-            self.put(("endpoint", endpoint.id), endpoint)
-        for portmap in store.portmaps():
-            self.put(("portmap", portmap.id), portmap)
-        for one in store.allocations():
-            if one.kind is AllocationKind.RESERVATION:
-                self.put(("allocation", one.id), one)
+        """Publishes everything that is stored, and nothing else."""
+        stored: dict[Key, Object] = {("network", one.id): one for one in store.networks()}
+        stored |= {("endpoint", one.id): one for one in store.endpoints()}
+        stored |= {("portmap", one.id): one for one in store.portmaps()}
+        stored |= {("allocation", one.id): one for one in store.allocations() if one.kind is AllocationKind.RESERVATION}
+        for key, value in stored.items():
+            self.put(key, value)
+        kinds: tuple[Kind, ...] = ("network", "endpoint", "portmap", "allocation")
+        shown = [(kind, identity) for kind in kinds for identity in getattr(self, _STORES[kind])]
+        for key in shown:
+            if key not in stored:
+                self.put(key, None)
 
     def put(self, key: Key, value: Object | None) -> None:
         """Publishes an object as it is now; None: it is gone. A name that it keeps is known throughout."""

@@ -8,6 +8,7 @@ from threading import Event
 
 import pytest
 from sqlalchemy import event
+from sqlalchemy.exc import OperationalError
 from test_worker import WAIT, World
 
 from app.model.errors import BridgeheadError, KernelRefused, NamespaceMissing, NotFound, StoreFailed
@@ -200,6 +201,30 @@ def test_a_full_database_refuses_and_goes_on_serving(tmp_path):
         world.engine.dispose()
 
 
+@pytest.mark.parametrize("written", [False, True])
+def test_after_a_failed_commit_readers_see_what_is_stored(world, written):
+    """A commit may fail after it was written, or before."""
+    world.make()
+
+    def commit(connection):
+        if written:
+            connection.connection.driver_connection.execute("COMMIT")
+        raise OperationalError("COMMIT", {}, Exception("disk I/O error"))
+
+    event.listen(world.engine, "commit", commit)
+    answers = [
+        world.worker.submit(partial(networks.create, request=NetworkCreate(name="db", subnet="10.0.0.0/24"))),
+        world.worker.submit(partial(networks.delete, ref="web", force=True)),
+    ]
+    for answer in answers:
+        with pytest.raises(StoreFailed):
+            answer.result(WAIT)
+    event.remove(world.engine, "commit", commit)
+    world.settle()
+    assert sorted(one.name for one in world.catalog.networks.values()) == stored(world) == bridges(world)
+    assert stored(world) == (["db"] if written else ["web"])
+
+
 # --- other objects than the request's own
 
 
@@ -304,6 +329,31 @@ def test_a_name_follows_its_object(world):
 
 
 # --- healing
+
+
+def test_healing_turns_route_localnet_off_before_the_rules_go(world):
+    world.do(networks.create, request=NetworkCreate(name="web"))
+    world.do(endpoints.create, request=EndpointCreate(network="web", namespace="red"))
+    world.kernel.holds_address = lambda _address: True
+    world.do(portmaps.create, request=PortmapCreate(endpoint="red", host_port=53, host_ip="127.0.0.1"))
+    world.worker.stop()
+    with world.engine.begin() as connection:
+        for table in ("portmap", "allocation", "endpoint", "network"):
+            connection.exec_driver_sql(f"DELETE FROM {table}")
+    seen = []
+    real = world.rules.sync
+
+    def sync(items):
+        seen.append(dict(world.kernel.sysctls))
+        return real(items)
+
+    world.rules.sync = sync
+    world.catalog = Catalog()
+    world.start()
+    world.settle()
+    ((localnet, forward),) = ((one["net/ipv4/conf/web/route_localnet"], one["net/ipv4/ip_forward"]) for one in seen)
+    assert (localnet, forward) == ("0", "1")
+    assert world.kernel.sysctls == {"net/ipv4/ip_forward": "0"}
 
 
 def test_flows_are_forgotten_where_healing_changed_rules(world):

@@ -88,13 +88,16 @@ def mend(
         return [*removing, *making], [f"{label}: not as wanted: {', '.join(sorted(names)) or 'definitions'}"]
     commands, found = _mend_rules(family, there, reference, label)
     surplus, missing = there.elements - elements, elements - there.elements
-    for verb, said, odd in (("delete", "held", surplus), ("add", "lacked", missing)):
-        commands += element_commands(verb, odd)
-        for name in sorted({one.container for one in odd}):
-            texts = sorted(one.text() for one in odd if one.container == name)
-            more = f" and {len(texts) - 1} more" if len(texts) > 1 else ""
-            found.append(f"{label}: {name} {said} {texts[0]}{more}")
+    commands += [*element_commands("delete", surplus), *element_commands("add", missing)]
+    found += [*_said(label, "held", surplus), *_said(label, "lacked", missing)]
     return commands, found
+
+
+def _said(label: str, verb: str, elements: set[Element]) -> Iterator[str]:
+    for name in sorted({one.container for one in elements}):
+        texts = sorted(one.text() for one in elements if one.container == name)
+        more = f" and {len(texts) - 1} more" if len(texts) > 1 else ""
+        yield f"{label}: {name} {verb} {texts[0]}{more}"
 
 
 def _mend_rules(family: Family, there: Table, reference: Table, label: str) -> tuple[list[str], list[str]]:

@@ -80,10 +80,14 @@ class Element:
     key: tuple[str, ...]
     value: tuple[str, ...] = ()
 
-    def text(self) -> str:
-        """As nft takes it."""
+    def key_text(self) -> str:
+        """The key as nft takes it."""
         types = layout(self.family).containers[self.container].key
-        key = " . ".join(_word(kind, word) for kind, word in zip(types, self.key, strict=True))
+        return " . ".join(_word(kind, word) for kind, word in zip(types, self.key, strict=True))
+
+    def text(self) -> str:
+        """The whole element as nft takes it."""
+        key = self.key_text()
         return f"{key} : {' . '.join(self.value)}" if self.value else key
 
 
@@ -93,11 +97,13 @@ def _word(kind: str, word: str) -> str:
     return _PROTOCOL_NAMES.get(word, word) if kind == "inet_proto" else word
 
 
-def element_commands(verb: str, elements: Iterable[Element]) -> list[str]:
+def element_commands(verb: Literal["add", "delete"], elements: Iterable[Element]) -> list[str]:
     """One command a container."""
     grouped: dict[tuple[Family, str], list[str]] = {}
     for element in elements:
-        grouped.setdefault((element.family, element.container), []).append(element.text())
+        grouped.setdefault((element.family, element.container), []).append(
+            element.text() if verb == "add" else element.key_text()
+        )
     return [
         f"{verb} element {family} {TABLE} {container} {{ {', '.join(texts)} }}"
         for (family, container), texts in grouped.items()
@@ -218,7 +224,8 @@ def _guard_layout() -> Layout:
         "ip6_source": (
             "icmpv6 type nd-router-advert drop",
             f"icmpv6 type nd-neighbor-advert iifname . {_TARGET} != @targets drop",
-            "ip6 saddr :: meta l4proto icmpv6 accept",
+            "ip6 saddr :: icmpv6 type { mld-listener-report, nd-router-solicit, nd-neighbor-solicit, "
+            "mld2-listener-report } accept",
             "iifname . ip6 saddr != @addresses6 drop",
         ),
     }

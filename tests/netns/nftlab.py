@@ -51,7 +51,7 @@ class Lab:
                 prefix = ip_network(NETS[version][net]).prefixlen
                 self.host.add_address(net, ip_interface(f"{address(version, net)}/{prefix}"))
         self.ns = {}
-        for name, (net, number) in ENDPOINTS.items():
+        for name, (net, _number) in ENDPOINTS.items():
             self.ns[name] = peer = sandbox.add_netns(name)
             self.host.add_veth(f"v-{name}", "eth0", peer, master=net)
             self.host.exec(["ip", "link", "set", f"v-{name}", "type", "bridge_slave", "hairpin", "on"])

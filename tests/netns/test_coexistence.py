@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from world import delete, endpoint, get, network, portmap
 
-from app.sandbox import CLIENT, HOST, SERVER, DaemonFailed, eventually
+from app.sandbox import CLIENT, HOST, HOST6, SERVER, SERVER6, DaemonFailed, eventually
 
 DOCKER = """
 *filter
@@ -196,6 +196,27 @@ def test_docker_with_nftables_lets_our_traffic_through_docker_user(sandbox):
     assert ruleset(sandbox) == before
 
 
+@pytest.mark.parametrize("ipv6", [True])
+@pytest.mark.parametrize("backend", ["nftables", "iptables"])
+def test_docker_with_nftables_in_both_ip_versions(sandbox, backend):
+    for program in ("iptables-nft-restore", "ip6tables-nft-restore"):
+        load(sandbox, program, DOCKER)
+    before = ruleset(sandbox)
+    daemon, _said = chosen(sandbox, backend)
+    api = daemon.client
+    network(api, subnet6="auto")
+    endpoint(api, "red")
+    portmap(api, host_port=8080, target_port=80, host_ip="::")
+    assert status(api)["state"] == "ready"
+    red = sandbox.netns("red")
+    assert red.ping(SERVER)
+    assert red.ping(SERVER6)
+    with red.tcp_server(80, "::"):
+        assert sandbox.client.tcp(HOST6, 8080) == b"red\n"
+    assert api.delete("/networks/web?force=true").status_code == 204
+    assert ruleset(sandbox) == before
+
+
 def test_what_docker_user_holds_of_a_network_that_is_gone_is_removed_at_start(sandbox):
     load(sandbox, "iptables-nft-restore", DOCKER)
     before = ruleset(sandbox)
@@ -339,6 +360,28 @@ def test_a_changed_backend_takes_over_and_breaks_no_connection(sandbox, baseline
     assert api.delete("/networks/web?force=true").status_code == 204
     assert traces(sandbox) == set()
     assert baseline.difference() == ""
+
+
+@pytest.mark.parametrize("ipv6", [True])
+@pytest.mark.parametrize(("first", "second"), [("iptables", "nftables"), ("nftables", "iptables")])
+def test_a_changed_backend_takes_over_ipv6_too(sandbox, first, second):
+    daemon = sandbox.daemon(firewall=first)
+    daemon.start()
+    api = daemon.client
+    network(api, subnet6="auto")
+    endpoint(api, "red")
+    portmap(api, host_port=8080, target_port=80, host_ip="::")
+    with sandbox.netns("red").tcp_server(80, "::"), sandbox.client.connect(HOST6, 8080) as connection:
+        assert connection.recv(100) == b"red\n"
+        daemon.stop()
+        daemon.values["firewall"] = second
+        daemon.start()
+        assert traces(sandbox) == {second}
+        connection.sendall(b"still here")
+        assert connection.recv(100) == b"still here"
+        assert sandbox.client.tcp(HOST6, 8080) == b"red\n"
+    assert api.delete("/networks/web?force=true").status_code == 204
+    assert traces(sandbox) == set()
 
 
 @pytest.mark.parametrize("first", ["iptables", "nftables"])

@@ -43,7 +43,7 @@ def serve(
     listen: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="TCP, token needed; '' for none.")] = None,
     state_dir: Annotated[str | None, typer.Option(metavar="DIR", help="Database and token.")] = None,
     database: Annotated[str | None, typer.Option(metavar="URL", help="SQLAlchemy URL.")] = None,
-    firewall: Annotated[str | None, typer.Option(metavar="NAME", help="auto, iptables or none.")] = None,
+    firewall: Annotated[str | None, typer.Option(metavar="NAME", help="auto, iptables, nftables or none.")] = None,
     pool: Annotated[list[str] | None, typer.Option(metavar="CIDR[:PREFIX]", help="May be repeated.")] = None,
 ) -> None:
     """Starts the daemon; the network namespace it is started in is "the host".
@@ -90,6 +90,41 @@ def health(socket: Socket = DEFAULT_SOCKET) -> None:
     answer = _request(socket, "GET", "/readyz", check=False)
     print("ready" if answer.status_code == 200 else "not ready")
     raise typer.Exit(0 if answer.status_code == 200 else 1)
+
+
+@app.command()
+def host(socket: Socket = DEFAULT_SOCKET, as_json: Json = False) -> None:
+    """Shows the host: backend, settings, uplinks, and others' chains and routes that are in the way."""
+    found = _request(socket, "GET", "/host").json()
+    if as_json:
+        _print_json(found)
+    else:
+        for subject, words in _host_lines(found):
+            print(f"{subject:<22}{words}")
+
+
+def _host_lines(found: dict[str, Any]) -> list[tuple[str, str]]:
+    """Subject and words, a line each."""
+    lines = [("firewall", f"{found['firewall']['backend']} ({found['firewall']['why']})")]
+    for name in ("ip_forward", "ipv6_forwarding"):
+        setting = found[name]
+        lines.append((name, f"{setting['value']} ({setting['by']})" if setting else "the kernel has none"))
+    for family in ("iptables", "ip6tables"):
+        value = found[f"bridge_nf_call_{family}"]
+        lines.append((f"bridge-nf {family}", "br_netfilter is not loaded" if value is None else str(int(value))))
+    lines.append(("kernel", ", ".join(name for name, there in found["kernel"].items() if there)))
+    for one in found["uplinks"]:
+        words = f"{one['ifname']} via {one['via'] or '-'}, MTU {one['mtu']}, {', '.join(one['addresses'])}"
+        lines.append((f"uplink IPv{one['version']}", words))
+    for one in found["foreign_chains"]:
+        legacy = "legacy " if one["backend"] == "iptables" else ""
+        place = f"chain {one['chain']} of {legacy}table {one['family']} {one['table']}"
+        whose = f"({one['verdict']}, {one['owner']})"
+        lines.append((one["effect"], f"{place} {whose}: {', '.join(one['bridges']) or 'any network'}"))
+    for one in found["overlapping_routes"]:
+        words = f"{one['route']} dev {one['ifname']} overlaps {one['subnet']} of network {one['network']}"
+        lines.append(("route", words))
+    return lines
 
 
 @app.command()

@@ -18,7 +18,7 @@ from app.firewall.nft_listing import Listing
 from app.model.errors import KernelRefused
 
 LIBRARY = "libnftables.so.1"
-_STATELESS, _HANDLE, _JSON = 1 << 2, 1 << 3, 1 << 4
+_STATELESS, _HANDLE, _JSON, _TERSE = 1 << 2, 1 << 3, 1 << 4, 1 << 11
 _NUMERIC = (1 << 7) | (1 << 8) | (1 << 9)  # protocols, priorities, symbols
 _ASKED_LENGTH = 200
 
@@ -73,13 +73,13 @@ class Libnftables:
         self._nft.nft_ctx_set_dry_run(self._context, dry)
         self._run(commands, _STATELESS)
 
-    def list(self, command: str) -> Listing:
-        """What a command such as `list table ip bridgehead` shows, with handles.
+    def list(self, command: str, *, terse: bool = False) -> Listing:
+        """What a command such as `list table ip bridgehead` shows, with handles; terse: named sets without elements.
 
         Raises KernelRefused, ENOENT where there is no such object.
         """
         self._nft.nft_ctx_set_dry_run(self._context, False)
-        text = self._run(command, _JSON | _STATELESS | _HANDLE | _NUMERIC)
+        text = self._run(command, _JSON | _STATELESS | _HANDLE | _NUMERIC | (_TERSE if terse else 0))
         objects: Listing = json.loads(text)["nftables"] if text else []
         return [one for one in objects if "metainfo" not in one]
 

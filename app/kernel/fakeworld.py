@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 from app.model.errors import Invalid, KernelRefused, NamespaceMissing, PortTaken
+from app.model.host import HostFacts, HostRoute, Setting, Uplink
 from app.model.spec import IPAddress, IPNetwork, NetnsKind, NetnsRef, Protocol, Version, ports_text
 from app.model.state import HostPort, IPInterface, ItemKey
 
-_SETTINGS = {"net/ipv4/ip_forward": "0", "net/ipv6/conf/all/forwarding": "0", "net/ipv4/conf/all/rp_filter": "0"}
+_IP_FORWARD, _FORWARDING6 = "net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"
+_SETTINGS = {_IP_FORWARD: "0", _FORWARDING6: "0", "net/ipv4/conf/all/rp_filter": "0"}
 _LO = "lo"
 
 
@@ -148,6 +151,27 @@ class FakeHost:
     def default_mtu(self) -> int:
         link = self.host.links.get(self.uplink)
         return link.mtu if link is not None else 1500
+
+    def _setting(self, path: str) -> Setting:
+        former = self._former.get(path)
+        return Setting(self.sysctls[path], former[0] if former else None)
+
+    def describe(self) -> HostFacts:
+        return HostFacts(
+            ip_forward=self._setting(_IP_FORWARD),
+            ipv6_forwarding=self._setting(_FORWARDING6),
+            bridge_nf_call_iptables=None,
+            bridge_nf_call_ip6tables=None,
+            ipv6=True,
+            uplinks=tuple(self._uplinks()),
+            routes=tuple(HostRoute(target, ifname) for target, ifname in self.routes if target.prefixlen),
+        )
+
+    def _uplinks(self) -> Iterator[Uplink]:
+        link = self.host.links.get(self.uplink)
+        if link is not None:
+            addresses = tuple(sorted(held for held in link.addresses if held.version == 4))
+            yield Uplink(4, link.name, None, 0, link.mtu, addresses)
 
     def resolve(self, ref: NetnsRef) -> NetnsRef:
         if ref.kind is NetnsKind.PID:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from app.kernel import conntrack, ports, sysctl
+from app.kernel import conntrack, ports, report, sysctl
 from app.kernel.links import Links
 from app.kernel.mirror import HostMirror
 from app.kernel.namespaces import KnownNamespaces, Namespaces, identity, opened, start_time
@@ -15,6 +15,7 @@ from app.kernel.netlink import Rtnl
 from app.kernel.observe import Observer
 from app.kernel.settings import filters_strictly
 from app.model.errors import Invalid, NamespaceMissing
+from app.model.host import HostFacts
 from app.model.ops import Op
 from app.model.spec import IPAddress, IPNetwork, NetnsKind, NetnsRef, Protocol, Version
 from app.model.state import (
@@ -97,6 +98,10 @@ class LinuxKernel:
 
     def probe_port(self, protocol: Protocol, address: IPAddress, port: int) -> None:
         ports.probe(protocol, address, port)
+
+    def describe(self) -> HostFacts:
+        self._mirror.refresh()
+        return report.describe(self._mirror, self._ledger)
 
     # --- changes
 

@@ -147,6 +147,9 @@ class HostMirror:
     def links(self) -> list[Link]:
         return list(self._links.values())
 
+    def routes(self) -> list[Route]:
+        return list(self._routes)
+
     def name_of(self, index: int | None) -> str:
         link = self._links.get(index) if index is not None else None
         return link.name if link else "?"

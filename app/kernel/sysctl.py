@@ -127,6 +127,11 @@ class SysctlLedger:
         kept = self._changed.get(path)
         return kept.present if kept is not None else None
 
+    def former(self, path: str, current: str) -> str | None:
+        """What a setting was before we set it to `current`; None where we did not."""
+        kept = self._changed.get(path)
+        return kept.former if kept is not None and kept.ours == current else None
+
     def held(self) -> list[str]:
         """The settings that we changed."""
         return list(self._changed)

@@ -185,7 +185,7 @@ class Requests:
         for key, rendered in one.rendered.items():
             if key[0] in ("network", "endpoint", "portmap", "allocation"):
                 self._catalog.put(key, rendered.subject)
-        publish_statuses(self._catalog, one.rendered, one.outcome.refused)
+        publish_statuses(self._catalog, one.rendered, one.outcome.refused, self._executor.obstacle)
 
 
 def reached_items(wanted: dict[ItemKey, Item], short: dict[ItemKey, Item | None]) -> dict[ItemKey, Item]:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
-from app.firewall.protocol import Firewall
+from app.firewall.protocol import Firewall, trouble_of
 from app.model.commands import commands
 from app.model.contracts import Kernel
 from app.model.errors import BridgeheadError, KernelRefused, NamespaceMissing
@@ -38,6 +38,10 @@ class Executor:
         self._kernel = kernel
         self._firewall = firewall
         self.stuck = False
+
+    def obstacle(self, owner: str) -> str:
+        """What others' rules do to the traffic of a network, by its id; empty for nothing."""
+        return trouble_of(self._firewall, owner)
 
     def run(self, ops: Sequence[Op], own: str | None = None) -> Outcome:
         """All of them; or none, where making or changing something is refused, and the refusal raised.

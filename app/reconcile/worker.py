@@ -12,15 +12,16 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 from sqlmodel import Session
 
-from app.firewall.protocol import Firewall
+from app.firewall.protocol import Firewall, report_of
 from app.model.contracts import Kernel
 from app.model.errors import BridgeheadError, ShuttingDown
+from app.model.host import FirewallReport, HostFacts
 from app.model.spec import IPNetwork
 from app.model.state import ItemKey
 from app.reconcile.batch import Job, Requests, Service
@@ -41,6 +42,13 @@ _HEAL_AGAIN = 5.0
 """Seconds until the next full pass where the last one left something undone; doubled each time it does."""
 
 
+@dataclass(slots=True)
+class _Look:
+    """A question about the host, answered on the worker's thread."""
+
+    answer: Future[tuple[HostFacts, FirewallReport]] = field(default_factory=Future)
+
+
 @dataclass(frozen=True, slots=True)
 class Parts:
     """What the worker works with; kernel and firewall are made on its own thread, to which they belong."""
@@ -58,7 +66,7 @@ class Worker:
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
-        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[Job | _Look | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._main, name="worker", daemon=True)
         self._opened: Future[None] = Future()
         self._passed = threading.Event()
@@ -108,6 +116,16 @@ class Worker:
                 self._jobs.put(job)
         return job.answer
 
+    def describe(self) -> Future[tuple[HostFacts, FirewallReport]]:
+        """The host and its rules as they are now; raises what the kernel refuses."""
+        look = _Look()
+        with self._gate:
+            if self._stopping:
+                look.answer.set_exception(ShuttingDown("the daemon is shutting down; try again once it is back"))
+            else:
+                self._jobs.put(look)
+        return look.answer
+
     # --- the thread
 
     def _main(self) -> None:
@@ -138,7 +156,9 @@ class Worker:
         try:
             entry = self._jobs.get(timeout=max(0.0, self._next_pass - time.monotonic()))
             while entry is not None:
-                if entry.begin():
+                if isinstance(entry, _Look):
+                    self._look(entry)
+                elif entry.begin():
                     batch.append(entry)
                 if len(batch) == _BATCH:
                     return batch, False
@@ -163,6 +183,14 @@ class Worker:
             self._next_pass = now
         elif self._requests.lacking - self._lacking:
             self._next_pass = min(self._next_pass, now + _HEAL_AGAIN)
+
+    def _look(self, look: _Look) -> None:
+        if not look.answer.set_running_or_notify_cancel():
+            return  # the client left
+        try:
+            look.answer.set_result((self._kernel.describe(), report_of(self._firewall)))
+        except Exception as failure:  # noqa: BLE001 - it is raised again where it is waited for
+            look.answer.set_exception(failure)
 
     # --- healing
 
@@ -202,7 +230,7 @@ class Worker:
         rendered = self._render_all()
         healed = heal(self._kernel, self._firewall, self._executor, rendered)
         self._requests.applied = healed.applied
-        publish_statuses(self._parts.catalog, rendered, healed.refused)
+        publish_statuses(self._parts.catalog, rendered, healed.refused, self._executor.obstacle)
         self._passed.set()
         lacking = {op.item.key for op, _refusal in healed.refused}
         return frozenset(lacking | ({("flows",)} if self._executor.stuck else set()))

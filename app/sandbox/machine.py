@@ -149,6 +149,11 @@ class Sandbox:
         gateways: tuple[str, str] | None,
     ) -> None:
         index = rtnl.index_of(ifname)
+        if self._ipv6:
+            # the kernel would take up to a second to make it, and until then the host is not as it will be
+            rtnl.no_link_local(index)
+            own = addresses6[0][0].removeprefix("2001:db8:").replace("::", ":")
+            addresses6 = [*addresses6, (f"fe80::{own}", 64)]
         rtnl.set_up(index)
         for address in addresses + (addresses6 if self._ipv6 else []):
             rtnl.add_address(index, ip_interface(address))

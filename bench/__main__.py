@@ -7,7 +7,7 @@ import platform
 import sys
 
 from app.sandbox import LAUNCHER, Sandbox
-from bench import burst, latency, memory
+from bench import burst, latency, mappings, memory
 
 
 def _burst():
@@ -25,10 +25,18 @@ def _latency():
         return latency.measure(daemon)
 
 
+def _mappings(backend):
+    return lambda: mappings.measure(backend)
+
+
 BENCHES = {
     "reads": ("Reads while the worker builds endpoints", _burst),
     "memory": ("Memory, idle", _memory),
     "latency": ("One change at a time", _latency),
+    **{
+        f"mappings-{name}": (f"Published ports, one and {mappings.COUNT}, {name}", _mappings(name))
+        for name in mappings.BACKENDS
+    },
 }
 
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 import ctypes
 import errno
 import json
+import socket
 from functools import cache
 from typing import Any, Self
 
+from app.firewall.nfnetlink import NETFILTER
 from app.firewall.nft_listing import Listing
 from app.model.errors import KernelRefused
 
@@ -53,6 +55,10 @@ class Libnftables:
     def __init__(self) -> None:
         self._context: int | None = None
         self._nft = _library()
+        try:
+            socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETFILTER).close()
+        except OSError as failure:  # the library would end the process
+            raise KernelRefused(failure.errno or errno.EPROTONOSUPPORT, "socket (netlink netfilter)") from failure
         self._context = self._nft.nft_ctx_new(0)
         if not self._context:
             raise KernelRefused(ctypes.get_errno() or errno.ENOMEM, "socket (netlink netfilter)")

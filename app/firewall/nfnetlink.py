@@ -18,7 +18,7 @@ _GET_TABLE, _GET_RULE, _GET_GENERATION = _NFTABLES | 1, _NFTABLES | 7, _NFTABLES
 _TABLE_NAME, _GENERATION_ID = 1, 1
 _ERROR, _DONE = 2, 3
 _REQUEST, _DUMP, _DUMP_INTERRUPTED = 0x1, 0x300, 0x10
-_NETFILTER = 12  # NETLINK_NETFILTER, which the socket module lacks
+NETFILTER = 12  # NETLINK_NETFILTER, which the socket module lacks
 _MODULES, _MODULE = Path("/proc/modules"), Path("/sys/module/nf_tables")
 
 
@@ -72,7 +72,7 @@ class Nfnetlink:
         asked = f"nft list table {family} {table}" if table else "nft generation"
         try:
             if self._socket is None:
-                self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETFILTER)
+                self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETFILTER)
             self._sequence += 1
             # the attribute with a table's name has the same number in both messages
             attribute = _attribute(_TABLE_NAME, table.encode() + b"\0") if table else b""

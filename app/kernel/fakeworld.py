@@ -9,13 +9,16 @@ from app.model.errors import Invalid, KernelRefused, NamespaceMissing, PortTaken
 from app.model.spec import IPAddress, IPNetwork, NetnsKind, NetnsRef, Protocol, Version, ports_text
 from app.model.state import HostPort, IPInterface, ItemKey
 
-_IP_FORWARD = "net/ipv4/ip_forward"
+_SETTINGS = {"net/ipv4/ip_forward": "0", "net/ipv6/conf/all/forwarding": "0", "net/ipv4/conf/all/rp_filter": "0"}
 _LO = "lo"
 
 
 @dataclass(slots=True, eq=False)
 class Link:
-    """An interface; `owner` is the id in its mark, '' for somebody else's; `peer` is a veth's other end."""
+    """An interface; `owner` is the id in its mark, '' for somebody else's; `peer` is a veth's other end.
+
+    marked: those of its addresses that we put there; ipv6: it is not off.
+    """
 
     name: str
     kind: str
@@ -24,8 +27,12 @@ class Link:
     mtu: int = 1500
     up: bool = False
     addresses: set[IPInterface] = field(default_factory=set)
+    marked: set[IPInterface] = field(default_factory=set)
+    ipv6: bool = True
     master: str = ""
     hairpin: bool = False
+    isolated: bool = False
+    locked: bool = False
     peer: tuple[Namespace, str] | None = None
 
 
@@ -58,7 +65,9 @@ class FakeHost:
         self.processes: dict[int, tuple[int, Namespace]] = {}
         self.routes: list[tuple[IPNetwork, str]] = []
         self.uplink = ""
-        self.sysctls: dict[str, str] = {_IP_FORWARD: "0"}
+        self.sysctls: dict[str, str] = dict(_SETTINGS)
+        self.depended_on: set[str] = set()
+        self.can_lock_ports = True
         self._known: dict[Namespace, tuple[NetnsRef, str]] = {}
         self._former: dict[str, tuple[str, str]] = {}
         self._held: dict[ItemKey, HostPort] = {}
@@ -74,6 +83,10 @@ class FakeHost:
         self.routes += [(address.network, name) for address in addresses]
         if uplink:
             self.uplink = name
+
+    def depend_on(self, path: str) -> None:
+        """Somebody came who forwards by a setting since we changed it: it stays when we no longer need it."""
+        self.depended_on.add(path)
 
     def add_route(self, destination: IPNetwork, ifname: str) -> None:
         """A route of the host."""
@@ -187,15 +200,16 @@ class FakeHost:
         return found
 
 
-def localnet(ifname: str) -> str:
-    """The setting that lets 127.0.0.1 be routed through an interface."""
-    return f"net/ipv4/conf/{ifname}/route_localnet"
+def link_settings(ifname: str) -> dict[str, str]:
+    """The settings that come and go with an interface of the host, as they are at first."""
+    return {f"net/ipv4/conf/{ifname}/{key}": "0" for key in ("route_localnet", "rp_filter")}
 
 
 def _described(netns: Namespace) -> str:
     links = [
         f"{link.name} {link.kind} {link.owner} {link.mac} {link.mtu} up={link.up} {sorted(map(str, link.addresses))} "
-        f"master={link.master} hairpin={link.hairpin} peer={link.peer[1] if link.peer else ''}"
+        f"master={link.master} hairpin={link.hairpin} isolated={link.isolated} locked={link.locked} "
+        f"ipv6={link.ipv6} peer={link.peer[1] if link.peer else ''}"
         for _name, link in sorted(netns.links.items())
     ]
     return f"{netns.owner} {links} {sorted(netns.routes.items())}"

@@ -9,7 +9,7 @@ import socket
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from app.kernel.netlink import SockDiag
+from app.kernel.sockdiag import SockDiag
 from app.model.errors import BridgeheadError, KernelRefused, PortTaken
 from app.model.spec import IPAddress, Protocol
 from app.model.state import HostPort, ItemKey
@@ -140,15 +140,15 @@ def _bind(protocol: Protocol, address: IPAddress, port: int) -> socket.socket | 
 
 
 def _holder(protocol: Protocol, address: IPAddress, port: int) -> str:
-    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
-    inodes: set[int] = set()
+    # an IPv6 socket without IPV6_V6ONLY holds the port of IPv4 too, never the other way round
+    families = (socket.AF_INET, socket.AF_INET6) if address.version == 4 else (socket.AF_INET6,)
     with SockDiag() as diag:
-        for version in (family, socket.AF_INET6):
-            inodes |= {
-                inode
-                for local, inode in diag.inodes(version, _KINDS[protocol][1], port)
-                if int(local) == 0 or int(address) == 0 or local == address
-            }
+        inodes = {
+            held.inode
+            for family in families
+            for held in diag.bound(family, _KINDS[protocol][1], port)
+            if held.collides(address)
+        }
     return _process_of(inodes) or "a process that cannot be seen from here"
 
 

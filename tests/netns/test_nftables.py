@@ -7,12 +7,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from nftlab import ADDRESSES, NETS, Lab, address, policy, port
 
-from app.firewall import nft_tables
+from app.firewall import libnftables, nft_tables
 from app.firewall.guards import GuardedFirewall
 from app.firewall.libnftables import Libnftables
 from app.firewall.nfnetlink import Nfnetlink
 from app.firewall.nftables import NftablesFirewall
-from app.model.errors import KernelRefused
+from app.model.errors import KernelRefused, StartupError
 from app.model.ops import Op
 from app.model.spec import Protocol
 from app.model.state import NetworkPolicy, SourceGuard
@@ -160,8 +160,8 @@ DAMAGE = {
         'delete element ip6 bridgehead neighbours { "db" . "db" : drop }',
         'add element ip6 bridgehead neighbours { "db" . "db" : accept }',
     ],
-    "subnet more": ["add element ip bridgehead masqueraded { 172.16.0.0/12 }"],
-    "range more": ["add element ip bridgehead masqueraded { 172.16.0.1-172.16.0.6 }"],
+    "subnet more": ["add element ip bridgehead masqueraded { 172.16.0.0/12 . 0.0.0.0/0 }"],
+    "range more": ["add element ip bridgehead masqueraded { 172.16.0.1-172.16.0.6 . 0.0.0.0/0 }"],
     "element with a comment": [
         "delete element ip bridgehead ports_anywhere { tcp . 8000 }",
         'add element ip bridgehead ports_anywhere { tcp . 8000 comment "x" : 192.168.15.2 . 80 }',
@@ -297,3 +297,16 @@ def test_a_connection_outlives_a_replaced_table(sandbox, version):
             connection.sendall(b"still here")
             assert connection.recv(100) == b"still here"
     lab.want()
+
+
+def test_a_missing_library_is_said(sandbox, firewall, monkeypatch):
+    libnftables._library.cache_clear()
+    monkeypatch.setattr(libnftables, "LIBRARY", "libnftables-that-is-not-there.so.1")
+    try:
+        with pytest.raises(StartupError, match=r"libnftables-that-is-not-there\.so\.1.*Debian"):
+            sandbox.client.run(NftablesFirewall.require)
+        with pytest.raises(KernelRefused, match="ELIBACC"):
+            make(sandbox.host, firewall, [GUARD])
+    finally:
+        monkeypatch.undo()
+    assert ruleset(sandbox.host) == []

@@ -55,7 +55,7 @@ class PortReservations:
         self._release(in_the_way, before)
         bound: dict[_Port, socket.socket | None] = {}
         try:
-            for port in wanted - self._sockets.keys():
+            for port in [one for one in wanted if one not in self._sockets]:  # a difference would walk every one held
                 bound[port] = _bind(*port)
         except BridgeheadError:
             for one in bound.values():

@@ -25,6 +25,7 @@ from app.model.state import (
     IPInterface,
     Item,
     ItemKey,
+    LoopbackRoute,
     Netns,
     PortForward,
     Sysctl,
@@ -70,6 +71,7 @@ class FakeKernel(FakeHost):
             Attachment: self._attachment,
             DefaultRoute: self._default_route,
             Sysctl: self._sysctl,
+            LoopbackRoute: self._loopback_route,
             ForeignLink: self._foreign_link,
         }
         handlers[type(op.item)](op)
@@ -129,6 +131,15 @@ class FakeKernel(FakeHost):
         everywhere = self.sysctls["net/ipv4/conf/all/rp_filter"]
         return path.endswith("/rp_filter") and max(everywhere, self.sysctls[path]) != "1"
 
+    def _loopback_route(self, op: Op) -> None:
+        match op.before, op.after:
+            case _, LoopbackRoute() as after:
+                if not self._require(self.host, after.bridge, op).ipv6:
+                    _refuse(errno.EACCES, op)
+                self.loopbacks.add(after.bridge)
+            case LoopbackRoute() as before, None:
+                self.loopbacks.discard(before.bridge)
+
     def _foreign_link(self, op: Op) -> None:
         if isinstance(op.before, ForeignLink):
             self._delete(op.before.name, op.before.owner)
@@ -147,6 +158,7 @@ class FakeKernel(FakeHost):
         for other in netns.links.values():
             other.master = "" if other.master == name else other.master
         if netns is self.host:
+            self.loopbacks.discard(name)
             for path in link_settings(name):
                 self.sysctls.pop(path, None)
         if link.peer is not None:
@@ -266,6 +278,8 @@ class FakeKernel(FakeHost):
         values = {path: self.sysctls[path] for path in sorted(paths) if path in self.sysctls}
         values |= {path: one.value for path in values if self._is_lax(path) and (one := settings.get(path)) is not None}
         found += [Sysctl(owners.get(path, ""), path, value) for path, value in values.items()]
+        routed = {item.bridge: item.owner for item in wanted.values() if isinstance(item, LoopbackRoute)}
+        found += [LoopbackRoute(routed.get(bridge, ""), bridge) for bridge in sorted(self.loopbacks)]
         return found
 
     def _observed(self, link: Link, wanted: dict[ItemKey, Item]) -> Item:

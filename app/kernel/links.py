@@ -18,7 +18,7 @@ from app.kernel.wire import BR_STATE_FORWARDING, ROUTE_PROTOCOL, Link
 from app.model.errors import Invalid, KernelRefused, NamespaceMissing
 from app.model.naming import alias
 from app.model.ops import Op
-from app.model.state import Attachment, Bridge, DefaultRoute, ForeignLink, IPInterface, in_order
+from app.model.state import Attachment, Bridge, DefaultRoute, ForeignLink, IPInterface, LoopbackRoute, in_order
 
 _PORT_TIMEOUT = 2.0
 """Seconds until a bridge port that does not forward counts as refused; it takes 0.1 ms otherwise."""
@@ -215,7 +215,16 @@ class Links:
                 inner.set_link(index, up=True)
             announce.announce(announcer, after.ifname, after.mac, after.addresses - before.addresses)
 
-    # --- default routes
+    # --- routes
+
+    def loopback_route(self, op: Op) -> None:
+        match op.before, op.after:
+            case _, LoopbackRoute() as after:
+                self._rtnl.add_loopback_route(self._require_own(after.bridge, after.owner or None).index)
+            case LoopbackRoute() as before, None:
+                link = self._rtnl.link(before.bridge)
+                if link is not None:
+                    self._rtnl.delete_loopback_route(link.index)
 
     def default_route(self, op: Op) -> None:
         route = op.item

@@ -25,6 +25,7 @@ from app.model.state import (
     ForeignLink,
     HostPort,
     Item,
+    LoopbackRoute,
     Netns,
     PortForward,
     Sysctl,
@@ -113,6 +114,7 @@ class LinuxKernel:
             Attachment: self._links.attachment,
             DefaultRoute: self._links.default_route,
             Sysctl: self._sysctl,
+            LoopbackRoute: self._links.loopback_route,
             ForeignLink: self._links.foreign_link,
         }
         handlers[type(op.item)](op)
@@ -182,6 +184,7 @@ class LinuxKernel:
             *self._ports.held(),
             *self._observer.routes(wanted),
             *self._observed_settings(wanted),
+            *self._observer.loopback_routes(wanted),
         ]
 
     def _observed_settings(self, wanted: list[Item]) -> Iterator[Sysctl]:

@@ -11,7 +11,7 @@ from app.kernel.netlink import Rtnl
 from app.kernel.settings import ipv6_is_on
 from app.kernel.wire import ADDRESS_PROTOCOL, ROUTE_PROTOCOL, Link
 from app.model.errors import NamespaceMissing
-from app.model.state import Attachment, Bridge, DefaultRoute, ForeignLink, IPInterface, Item, Netns
+from app.model.state import Attachment, Bridge, DefaultRoute, ForeignLink, IPInterface, Item, LoopbackRoute, Netns
 
 _StaticFdb = set[tuple[int, str]]
 
@@ -89,6 +89,13 @@ class Observer:
             locked=_is_locked(wanted, link, static),
             up=link.up and peer.up,
         )
+
+    def loopback_routes(self, wanted: Sequence[Item]) -> Iterator[LoopbackRoute]:
+        """Our routes of ::1, wanted or not."""
+        owners = {item.bridge: item.owner for item in wanted if isinstance(item, LoopbackRoute)}
+        for index in self._rtnl.own_loopbacks():
+            bridge = self._mirror.name_of(index)
+            yield LoopbackRoute(owners.get(bridge, ""), bridge)
 
     def routes(self, wanted: Sequence[Item]) -> Iterator[DefaultRoute]:
         """Our default routes in the namespaces that have endpoints, wanted or not."""

@@ -16,6 +16,7 @@ from app.model.state import (
     HostPort,
     Item,
     ItemKey,
+    LoopbackRoute,
     PortForward,
     State,
     Sysctl,
@@ -40,7 +41,7 @@ class Healed:
 def heal(kernel: Kernel, firewall: Firewall, executor: Executor, rendered: dict[Key, Rendered]) -> Healed:
     """Host ports first, then the rules as a whole, then links, routes and settings one by one.
 
-    What only the rules made safe, route_localnet, goes before them (row 9). A mapping whose port a process
+    What only the rules made safe, route_localnet and the route of ::1, goes before them (row 9). A mapping whose port a process
     took meanwhile gets no rule: it would take that process's traffic.
     """
     wanted = {item_key: item for one in rendered.values() for item_key, item in one.items.items()}
@@ -69,7 +70,8 @@ def heal(kernel: Kernel, firewall: Firewall, executor: Executor, rendered: dict[
 def _before_rules(op: Op) -> bool:
     if isinstance(op.item, HostPort):
         return op.before is None
-    return op.after is None and isinstance(op.item, Sysctl) and op.item.path.endswith("/route_localnet")
+    localnet = isinstance(op.item, Sysctl) and op.item.path.endswith("/route_localnet")
+    return op.after is None and (localnet or isinstance(op.item, LoopbackRoute))
 
 
 def _without_lost_routes(wanted: State, observed: State) -> dict[ItemKey, Item]:

@@ -180,6 +180,7 @@ def endpoint_create(
     ifname: Annotated[str | None, typer.Option(help="Inside the namespace.")] = None,
     host_ifname: Annotated[str | None, typer.Option(help="On the bridge.")] = None,
     default_route: Annotated[bool | None, typer.Option(help="By default automatic.")] = None,
+    ephemeral: Annotated[bool, typer.Option("--ephemeral", help="Goes with its namespace.")] = False,
     label: Label = None,
     socket: Socket = DEFAULT_SOCKET,
     as_json: Json = False,
@@ -197,6 +198,7 @@ def endpoint_create(
         ifname=ifname,
         host_ifname=host_ifname,
         default_route=default_route,
+        ephemeral=ephemeral or None,
     )
     _show(_request(socket, "POST", "/endpoints", body | {"labels": _labels(label)}), as_json)
 

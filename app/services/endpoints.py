@@ -40,6 +40,7 @@ def create(context: Context, request: EndpointCreate) -> Change:
         host_ifname=_host_ifname(context, request, endpoint_id),
         default_route=request.default_route,
         default_route_at=context.now if request.default_route else None,
+        ephemeral=request.ephemeral,
         labels=request.labels,
         created_at=context.now,
         updated_at=context.now,

@@ -25,6 +25,7 @@ _LABEL_LENGTH = 256
 _TEXT_LENGTH = 4096
 _SHOWN = 80
 """Characters of a refused value that an answer repeats."""
+_EPHEMERAL = "`true`: it is deleted, with its address and port mappings, when its namespace ends."
 AUTO = "auto"
 """The `subnet6` that asks for a unique local prefix."""
 
@@ -225,6 +226,7 @@ class EndpointCreate(Request):
     ifname: Ifname | None = Field(None, description="Inside the namespace; by default the next free `ethN`.")
     host_ifname: Ifname | None = Field(None, description="On the bridge; by default `veth` and 10 digits.")
     default_route: bool | None = Field(None, description="`null`: automatic, `true` takes it, `false` never has it.")
+    ephemeral: bool = Field(False, description=_EPHEMERAL)
     labels: Labels = Field(default_factory=dict)
 
 
@@ -235,6 +237,7 @@ class EndpointPatch(Request):
 
     name: Name | None = None
     default_route: bool | None = None
+    ephemeral: bool | None = Field(None, description=_EPHEMERAL)
     labels: Labels | None = None
 
 

@@ -35,10 +35,10 @@ IFF_UP = 0x1
 NUD_NOARP = 0x40
 NTF_SELF, NTF_MASTER, NTF_STICKY = 0x02, 0x04, 0x40
 RTN_UNICAST, RTN_LOCAL = 1, 2
-RT_TABLE_MAIN, RT_TABLE_LOCAL, RT_SCOPE_UNIVERSE = 254, 255, 0
+RT_TABLE_MAIN, RT_TABLE_LOCAL, RT_SCOPE_UNIVERSE, RT_SCOPE_LINK = 254, 255, 0, 253
 ROUTE_PROTOCOL = 98
 """rtm_protocol of our routes ('b'): tells them from an administrator's (ip-route(8), RTPROTO)."""
-ROUTE_PROTOCOL_RA = 9
+ROUTE_PROTOCOL_KERNEL, ROUTE_PROTOCOL_RA = 2, 9
 ADDRESS_PROTOCOL = 98
 """IFA_PROTO of our addresses, which Linux has since 5.18."""
 LOOPBACK6 = IPv6Address("::1")
@@ -70,7 +70,7 @@ Message = Any
 class Link:
     """A link as the kernel shows it. `port_state` is the bridge port's STP state, None off a bridge.
 
-    elsewhere: its other end is in another namespace.
+    elsewhere: its other end is in another namespace; nsid: the id that this one gave to that.
     """
 
     index: int
@@ -89,6 +89,7 @@ class Link:
     locked: bool = False
     learning: bool = True
     elsewhere: bool = False
+    nsid: int | None = None
 
     @property
     def owner(self) -> str | None:
@@ -269,6 +270,7 @@ def parse_link(raw: bytes) -> Link:
         peer_index=_number(found.get(_IFLA_LINK)),
         **_port_options(port),
         elsewhere=_IFLA_LINK_NETNSID in found,
+        nsid=_number(found.get(_IFLA_LINK_NETNSID)),
     )
 
 

@@ -100,6 +100,18 @@ class NftTables:
             self._rules.get(one) is not None and self._kernel.rules(one, TABLE) == self._rules[one] for one in families
         )
 
+    def changed(self, *, touched: bool) -> bool:
+        """Whether anything changed since our last change; untouched tables are right where their rules are."""
+        if not any(self._sizes.values()):
+            return touched
+        generation = self._kernel.generation()
+        if generation == self._generation:
+            return False
+        if touched or not self._stands():
+            return True
+        self._generation = generation
+        return False
+
     def _remember(self, generation: int, families: Iterable[Family]) -> None:
         """Takes note of rules as they are now; in vain where somebody has changed something since."""
         self._generation = generation

@@ -154,6 +154,10 @@ class HostFirewall:
         self._look()
         return found + self._fit()
 
+    def changed(self, *, touched: bool) -> bool:
+        """See Firewall.changed."""
+        return self._traffic.changed(touched=touched)
+
     def trouble(self, owner: str) -> str:
         """Which chain of whose drops a network's traffic, as of the last look, and what would work; empty for none."""
         if self.name == NONE:

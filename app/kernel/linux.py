@@ -196,7 +196,8 @@ class LinuxKernel:
         return self._observe(list(expected), only=True)
 
     def _observe(self, wanted: list[Item], *, only: bool) -> list[Item]:
-        self._mirror.refresh()
+        if not only or not all(isinstance(item, Sysctl) for item in wanted):
+            self._mirror.refresh()
         ports = {item.key for item in wanted if isinstance(item, HostPort)}
         return [
             *self._observer.links(wanted, only=only),

@@ -174,7 +174,7 @@ class Netlink:
                 data = self._socket.recv(_BUFFER, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 return
-            yield from ((kind, flags, raw) for kind, _sequence, flags, raw in _split(data))
+            yield from ((kind, flags, raw) for kind, _sequence, flags, raw in split(data))
 
     def request(self, message: Message, kind: int, flags: int, asked: Callable[[], str]) -> list[bytes]:
         """Sends one request and returns the raw answers. Raises KernelRefused with what was `asked`."""
@@ -189,7 +189,7 @@ class Netlink:
         self._socket.send(message.data)
         answers: list[bytes] = []
         while True:
-            for answer_kind, sequence, answer_flags, raw in _split(self._socket.recv(_BUFFER)):
+            for answer_kind, sequence, answer_flags, raw in split(self._socket.recv(_BUFFER)):
                 if sequence != self._sequence:
                     continue
                 if answer_kind == NLMSG_DONE:
@@ -204,7 +204,8 @@ class Netlink:
         return self.request(message, kind, flags | NLM_F_ACK, asked)
 
 
-def _split(data: bytes) -> Iterator[tuple[int, int, int, bytes]]:
+def split(data: bytes) -> Iterator[tuple[int, int, int, bytes]]:
+    """Kind, sequence number, flags and the whole of each message in a datagram."""
     offset = 0
     while offset + 16 <= len(data):
         length, kind, flags, sequence, _pid = struct.unpack_from("=IHHII", data, offset)
@@ -308,6 +309,11 @@ def parse_static_fdb(raw: bytes) -> tuple[int, str] | None:
     index, state, flags = struct.unpack_from("=iHB", raw, 20)
     mac = attributes(raw, 28).get(_NDA_LLADDR, b"")
     return (index, mac.hex(":")) if state & NUD_NOARP and not flags & NTF_SELF else None
+
+
+def parse_neighbour(raw: bytes) -> tuple[int, str]:
+    """The interface index and the MAC of an RTM_*NEIGH message."""
+    return struct.unpack_from("=i", raw, 20)[0], attributes(raw, 28).get(_NDA_LLADDR, b"").hex(":")
 
 
 def parse_route(raw: bytes) -> Route | None:

@@ -107,7 +107,10 @@ class NftTables:
         generation = self._kernel.generation()
         if generation == self._generation:
             return False
-        if touched or not self._stands():
+        if touched:
+            return True
+        known = [family for family in self._families if self._sizes[family] and self._rules.get(family) is not None]
+        if any(self._kernel.rules(family, TABLE) != self._rules[family] for family in known):
             return True
         self._generation = generation
         return False

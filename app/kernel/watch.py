@@ -31,18 +31,14 @@ class NamespaceWatch:
         """Descriptors that are readable once a process has ended."""
         return self._processes.values()
 
-    def keep(self, refs: Collection[NetnsRef]) -> set[NetnsRef]:
-        """Watches these and no others; gives back those new ones that are not there."""
+    def keep(self, refs: Collection[NetnsRef]) -> dict[NetnsRef, bool]:
+        """Watches these and no others; gives back the new ones, and whether they are there."""
         for ref in self._seen.keys() - set(refs):
             del self._seen[ref]
             self._drop_process(ref)
-        missing: set[NetnsRef] = set()
-        for ref in refs:
-            if ref not in self._seen:
-                self._seen[ref] = self._identity(ref)
-                if self._seen[ref] is None:
-                    missing.add(ref)
-        return missing
+        new = [ref for ref in refs if ref not in self._seen]
+        self._seen |= {ref: self._identity(ref) for ref in new}
+        return {ref: self._seen[ref] is not None for ref in new}
 
     def look(self, *kinds: NetnsKind) -> set[NetnsRef]:
         """Those of these kinds that are not what they were at the last look."""

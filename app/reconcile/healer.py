@@ -192,7 +192,11 @@ class Healer:
                 dead.pop(identity, None)
                 if identity in missing:
                     dead[identity] = missing[identity]
-        return self._follow(changed) if changed else ()
+        if not changed:
+            return ()
+        self._watchlist.dead = frozenset(dead)
+        self._watchlist.version += 1
+        return self._follow(changed)
 
     def _follow(self, endpoint_ids: Collection[str]) -> _Refused:
         with self._reading() as store:

@@ -147,13 +147,12 @@ class Monitor:
         if ready & set(self._namespaces.processes()):
             kinds.add(NetnsKind.PID)
         changed = self._namespaces.look(*kinds)
+        members = self._watchlist.namespaces() if changed or timer else {}
         if timer and self._watchlist.version != self._version:
-            self._version = self._watchlist.version
-            changed |= self._namespaces.keep(self._watchlist.namespaces().keys())
+            self._version, dead = self._watchlist.version, self._watchlist.dead
+            new = self._namespaces.keep(members.keys())
+            changed |= {ref for ref, there in new.items() if there == any(key[1] in dead for key in members[ref])}
             self._hear()
         elif NetnsKind.PID in kinds:
             self._hear()
-        if not changed:
-            return set()
-        members = self._watchlist.namespaces()
         return {key for ref in changed for key in members.get(ref, ())}

@@ -44,6 +44,8 @@ class Watchlist:
         self._links: dict[str, tuple[Key, Watched]] = {}
         self._settings: dict[Key, tuple[Sysctl, ...]] = {}
         self.version = 0
+        self.dead: frozenset[str] = frozenset()
+        """Endpoints whose namespace was gone when the worker looked last."""
 
     def put(self, key: Key, items: Mapping[ItemKey, Item]) -> None:
         """What is wanted for a key from now on."""

@@ -56,6 +56,7 @@ def create_app(backend: Backend | None = None) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         strict_content_type=False,
+        redirect_slashes=False,
         separate_input_output_schemas=False,
     )
     application.state.backend = backend

@@ -187,6 +187,7 @@ def load_settings(**flags: object) -> Settings:
         return Settings(**given)  # type: ignore[arg-type]
     except ValidationError as failure:
         first = failure.errors()[0]
+        given_as = f", not '{first['input']}'" if first["type"] != "value_error" else ""
         raise StartupError(
-            f"{'.'.join(map(str, first['loc']))}: {first['msg'].removeprefix('Value error, ')}"
+            f"{'.'.join(map(str, first['loc']))}: {first['msg'].removeprefix('Value error, ')}{given_as}"
         ) from None

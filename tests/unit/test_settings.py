@@ -73,13 +73,13 @@ def test_bad_listen(listen):
 
 
 def test_bad_firewall():
-    with pytest.raises(StartupError, match="firewall.*not 'pf'"):
+    with pytest.raises(StartupError, match=r"firewall.*not 'pf'"):
         load_settings(firewall="pf")
 
 
 def test_an_empty_state_directory():
     """It would be the working directory, and lose its mode."""
-    with pytest.raises(StartupError, match="state_dir: .* empty"):
+    with pytest.raises(StartupError, match=r"state_dir: .* empty"):
         load_settings(state_dir="")
 
 

@@ -54,7 +54,8 @@ def test_between_networks(lab, reaches, version):
     assert lab.ns["red"].ping(at("blue"))
     assert lab.ns["red"].ping(at("web"))
     assert reaches("host", "red") == ("red", at("web"))
-    assert reaches("red", "server") == ("server", at("host"))
+    # of several IPv6 addresses, the kernel takes the one that was added last
+    assert reaches("red", "server") in [("server", at("host")), ("server", HOST6_SECOND)]
     assert reaches("red", "green") is reaches("green", "red") is reaches("client", "red") is None
     lab.want(policy(version, "web", isolated=False), policy(version, "db"))
     assert reaches("red", "green") is reaches("green", "red") is None

@@ -7,6 +7,7 @@ import pytest
 from nftlab import ENDPOINTS, NETS, Lab, address, policy, port
 
 from app.firewall.nftables import NftablesFirewall
+from app.sandbox import HOST6_SECOND
 
 pytestmark = [
     pytest.mark.parametrize("ipv6", [True]),

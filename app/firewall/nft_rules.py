@@ -259,6 +259,8 @@ def _policy(policy: NetworkPolicy) -> Iterator[Element]:
         yield Element(family, "closed", (bridge,))
         return
     yield Element(family, "own", (subnet, subnet))
+    for other in sorted(policy.beside, key=str):
+        yield Element(family, "own", (_prefix(other), subnet))
     if policy.isolated:
         yield Element(family, "isolated", (bridge,))
     if not policy.masquerade:

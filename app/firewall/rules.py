@@ -247,10 +247,11 @@ def _into(policy: NetworkPolicy) -> tuple[Rule, ...]:
 
 
 def _inward(policy: NetworkPolicy) -> tuple[Rule, ...]:
-    """To a published port, from the target's own network or from the host: answers must return this way."""
+    """To a published port, from where the target is itself or from the host: answers must return this way."""
     bridge, dnat = policy.bridge, _state("DNAT")
+    near = (policy.subnet, *sorted(policy.beside, key=str))
     return (
-        Rule(out_interface=bridge, source=str(policy.subnet), matches=(dnat,), target="MASQUERADE"),
+        *(Rule(out_interface=bridge, source=str(one), matches=(dnat,), target="MASQUERADE") for one in near),
         Rule(out_interface=bridge, matches=(_LOCAL_SOURCE, dnat), target="MASQUERADE"),
     )
 

@@ -5,11 +5,18 @@ from contextlib import ExitStack
 import pytest
 from cells import PROTOCOLS
 from lab import IPV4, IPV6, together
-from world import QUIET, get
+from world import QUIET
+
+from app.sandbox import snapshot
 
 STRICT = {f"net/ipv4/conf/{scope}/rp_filter": 1 for scope in ("all", "default")}
 PORTS = {"one": 8081, "two": 8082}
 """Host ports, by endpoint."""
+
+
+@pytest.fixture
+def rp_filter():
+    return 1
 
 
 @pytest.fixture
@@ -71,7 +78,7 @@ def gateways(family):
     return (family.web_gateway, "eth0"), (family.lan_gateway, "eth1")
 
 
-@pytest.mark.parametrize(("bridge_nf", "rp_filter"), [(False, 0), (False, 1), (True, 1), (True, 2)])
+@pytest.mark.parametrize(("bridge_nf", "rp_filter"), [(False, 0), (False, 1), (True, 2)])
 def test_every_endpoints_ports_answer_everybody(lab, red, family):
     """Wherever the default route is, and while it moves."""
     blue, green = both(lab)
@@ -85,3 +92,107 @@ def test_every_endpoints_ports_answer_everybody(lab, red, family):
     assert red.default_route(family.version) == by_two
     check_ports(lab, red, everybody)
     assert red.ping(family.server)
+
+
+# --- the default route
+
+
+def test_the_default_route_follows_what_is_asked_and_what_is_there(lab, red, family):
+    """The oldest on a network with a gateway, unless another one asks for it; the internet answers all along."""
+    both(lab)
+    by_one, by_two = gateways(family)
+    gateway, off = f"gateway{family.suffix}", {"default_route": False}
+    for path, change, wanted in (
+        ("endpoints/two", {"default_route": True}, by_two),
+        ("endpoints/one", {"default_route": True}, by_one),
+        ("endpoints/one", {"default_route": None}, by_two),
+        ("endpoints/two", {"default_route": None}, by_one),
+        ("networks/web", {"internal": True}, by_two),
+        ("networks/web", {"internal": False}, by_one),
+        ("networks/web", {gateway: None}, by_two),
+        ("networks/web", {gateway: by_one[0]}, by_one),
+        ("endpoints/one", off, by_two),
+        ("endpoints/two", off, None),
+        ("endpoints/one", {"default_route": None}, by_one),
+    ):
+        lab.patch(path, **change)
+        assert red.default_route(family.version) == wanted, (path, change)
+        assert red.ping(family.server, timeout=QUIET) is (wanted is not None), (path, change)
+
+
+def test_what_goes_leaves_the_rest_working(lab, red, family):
+    """The default route goes on to the next of three, and every port that is left answers."""
+    both(lab)
+    lab.network("third", subnet="192.168.17.0/24", **lab.only6(subnet6="fd00:17::/64"))
+    lab.endpoint("red", "third", name="three", **addresses("192.168.17.0/24", "fd00:17::/64", lab), default_route=True)
+    publish(lab)
+    asked = lab.client, lab.host, red
+    check_ports(lab, red, asked)
+    lab.delete("endpoints/three")
+    by_one, by_two = gateways(family)
+    assert red.default_route(family.version) == by_one
+    check_ports(lab, red, asked)
+    lab.delete("endpoints/one?force=true")
+    assert red.default_route(family.version) == by_two
+    with lab.servers(red, 8082):
+        for asker in asked:
+            for protocol in PROTOCOLS:
+                assert asker.ask(protocol, family.host, 8082) == b"red\n", f"{asker.name} by {protocol}"
+
+
+def test_an_internal_network_beside_changes_nothing(lab, red, family):
+    """Its endpoint is the oldest, and has neither the default route nor a port."""
+    lab.network("lan", internal=True)
+    lab.endpoint("red", "lan", name="two", **addresses(IPV4.lan, IPV6.lan, lab))
+    green = lab.endpoint("green", "lan", **addresses(IPV4.lan, IPV6.lan, lab, 3))
+    lab.network("web")
+    lab.endpoint("red", name="one")
+    blue = lab.endpoint("blue")
+    lab.publish("one", 8081, target_port=80)
+    assert red.default_route(family.version) == (family.web_gateway, "eth1")
+    with lab.servers(red, 80):
+        for asker in (lab.client, lab.host, blue, red):
+            for protocol in PROTOCOLS:
+                assert asker.ask(protocol, family.host, 8081) == b"red\n", f"{asker.name} by {protocol}"
+        assert lab.answered(green, family.host, 8081, b"red\n") == set()
+        assert green.tcp(addresses(IPV4.lan, IPV6.lan, lab)[f"address{family.suffix}"], 80) == b"red\n"
+    lab.patch("networks/lan", internal=False)
+    assert red.default_route(family.version) == (family.lan_gateway, "eth0")
+    assert red.ping(family.server)
+    lab.publish("two", 8082)
+    with lab.servers(red, 8082):
+        for protocol in PROTOCOLS:
+            assert lab.client.ask(protocol, family.host, 8082) == b"red\n"
+
+
+# --- the bridges' filter
+
+
+@pytest.mark.parametrize("family", [IPV4], ids=str)
+@pytest.mark.parametrize("firewall", ["nftables"])
+@pytest.mark.parametrize("rp_filter", [0, 1, 2])
+def test_the_bridges_filter_is_loose_while_they_share_a_namespace(lab, red, family, rp_filter):
+    both(lab)
+    lab.network("third")
+    lab.endpoint("third", "third")
+    loose = "2" if rp_filter == 1 else str(rp_filter)
+    assert filters(lab) == {"web": loose, "lan": loose, "third": str(rp_filter)}
+    lab.endpoint("red", "third", name="three", address=None)
+    assert filters(lab) == dict.fromkeys(("web", "lan", "third"), loose)
+    lab.delete("endpoints/one")
+    assert filters(lab) == {"web": str(rp_filter), "lan": loose, "third": loose}
+    lab.delete("endpoints/two")
+    assert filters(lab) == dict.fromkeys(("web", "lan", "third"), str(rp_filter))
+
+
+def filters(lab):
+    return {name: lab.host.sysctl(f"net/ipv4/conf/{name}/rp_filter") for name in ("web", "lan", "third")}
+
+
+def test_a_restart_changes_no_rule(lab, red, daemon, family):
+    both(lab)
+    publish(lab)
+    before = snapshot(lab.sandbox)
+    daemon.restart()
+    assert before.difference(snapshot(lab.sandbox)) == ""
+    check_ports(lab, red, [lab.client, red])

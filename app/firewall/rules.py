@@ -186,8 +186,11 @@ def _prerouting_jump(version: Version) -> Placed:
 
 def _invalid(policy: NetworkPolicy) -> tuple[Placed, ...]:
     """Else an endpoint resets its peer for a segment that conntrack took for a stray (row 11)."""
-    table = Table(policy.subnet.version, "filter")
+    table, subnet = Table(policy.subnet.version, "filter"), str(policy.subnet)
+    # of what is answered past the host, by a namespace that is on both networks, conntrack sees one half only
+    halves = (Rule(source=str(one), destination=subnet, target="RETURN") for one in sorted(policy.beside, key=str))
     return (
+        *(Placed(table, INVALID, rule, first=True) for rule in halves if policy.routed),
         Placed(table, INVALID, Rule(in_interface=policy.bridge, target="DROP")),
         Placed(table, INVALID, Rule(out_interface=policy.bridge, target="DROP")),
     )

@@ -1,15 +1,17 @@
 """spoof_protection: an endpoint sends only from its own MAC and addresses, inside its bridge and beyond."""
 
 import socket
+from ipaddress import ip_address, ip_interface
 
 import pytest
 from cells import PROTOCOLS
-from frames import ARP, EVERYTHING, arp, ether, forged, hear, honest, udp4, udp6
+from frames import EVERYTHING, ether, forged, hear, honest, udp4, udp6
 from frames import IPV4 as ETHER4
 from frames import IPV6 as ETHER6
 from lab import IPV4, IPV6
 from world import QUIET, get
 
+from app.kernel.announce import announce
 from app.sandbox import SERVER, SERVER6
 
 pytestmark = pytest.mark.parametrize("family", [IPV6], ids=str)
@@ -154,20 +156,32 @@ def test_no_foreign_source_reaches_the_internet_or_another_network(lab, family):
         assert sent_out(lab, red, *way) == honest_ones
 
 
-def test_neighbours_are_not_taken_in_by_arp(lab, family):
-    """Blue and the host go on talking to one another, not to red."""
+def test_neighbours_are_not_taken_in(lab, family):
+    """Red says that it has the gateway's and blue's addresses: who believes it sends it what is for them."""
     red, blue = lab.web(spoof_protection=True)
+    assert believers(lab, red, blue) == set()
+    lab.patch("networks/web", spoof_protection=False)
+    assert believers(lab, red, blue) == {("blue", 4), ("blue", 6), ("host", 4), ("host", 6)}
+
+
+def believers(lab, red, blue):
     mac, _address, _address6 = own(lab, "red")
-    assert blue.ping(IPV4.web_gateway)
-    assert lab.host.ping(IPV4.blue)
+    for version in (IPV4, IPV6):
+        assert blue.ping(version.web_gateway)
+        assert lab.host.ping(version.blue)
     with red.open_socket(socket.AF_PACKET, socket.SOCK_RAW) as mouth:
-        for _again in range(3):
-            for victim in (IPV4.web_gateway, IPV4.blue):
-                mouth.sendto(ether(ARP, arp(victim, mac), mac), ("eth0", 0))
-        assert red.ping(IPV4.blue)
-        for place in (blue, lab.host):
-            known = place.exec(["ip", "neighbour", "show"]).stdout
-            assert [line.split()[0] for line in known.splitlines() if mac in line] in ([IPV4.red], []), known
+        for version in (IPV4, IPV6):
+            for victim in (version.web_gateway, version.blue):
+                announce(mouth, "eth0", mac, [ip_interface(f"{victim}/{version.bits}")], router=True)
+    assert red.ping(IPV4.web_gateway)  # what was sent before has arrived
+    assert red.ping(IPV6.web_gateway)
+    victims = {"blue": [one.web_gateway for one in (IPV4, IPV6)], "host": [one.blue for one in (IPV4, IPV6)]}
+    return {
+        (place.name, ip_address(victim).version)
+        for place in (blue, lab.host)
+        for victim in victims[place.name]
+        if mac in place.exec(["ip", "neighbour", "show", victim]).stdout
+    }
 
 
 # --- what goes on

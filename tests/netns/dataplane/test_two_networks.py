@@ -94,6 +94,21 @@ def test_every_endpoints_ports_answer_everybody(lab, red, family):
     assert red.ping(family.server)
 
 
+# --- directly
+
+
+@pytest.mark.parametrize("bridge_nf", [False, True])
+def test_open_networks_reach_it_by_either_address(lab, red, family, bridge_nf):
+    """It answers past the host: conntrack there sees half a connection, which is no stray. Isolated ones do not."""
+    blue, green = both(lab, isolated=False)
+    by_lan = addresses(IPV4.lan, IPV6.lan, lab)[f"address{family.suffix}"]
+    ways = {(asker, address) for asker in (blue, green) for address in (family.red, by_lan)}
+    assert {way for way in ways if not all(lab.reached(way[0], way[1], red).values())} == set()
+    lab.patch("networks/web", isolated=True)
+    apart = {(blue, by_lan), (green, family.red)}
+    assert {way for way in ways if not any(lab.reached(way[0], way[1], red).values())} == apart
+
+
 # --- the default route
 
 

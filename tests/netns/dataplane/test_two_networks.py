@@ -78,10 +78,10 @@ def gateways(family):
     return (family.web_gateway, "eth0"), (family.lan_gateway, "eth1")
 
 
-@pytest.mark.parametrize(("bridge_nf", "rp_filter"), [(False, 0), (False, 1), (True, 2)])
-def test_every_endpoints_ports_answer_everybody(lab, red, family):
-    """Wherever the default route is, and while it moves."""
-    blue, green = both(lab)
+@pytest.mark.parametrize(("bridge_nf", "rp_filter", "isolated"), [(False, 0, True), (False, 1, False), (True, 2, True)])
+def test_every_endpoints_ports_answer_everybody(lab, red, family, isolated):
+    """Wherever the default route is, and once it has moved."""
+    blue, green = both(lab, isolated=isolated)
     third = lab.network("third", subnet6="auto" if family is IPV6 else None) and lab.endpoint("third", "third")
     publish(lab)
     by_one, by_two = gateways(family)
@@ -92,6 +92,21 @@ def test_every_endpoints_ports_answer_everybody(lab, red, family):
     assert red.default_route(family.version) == by_two
     check_ports(lab, red, everybody)
     assert red.ping(family.server)
+
+
+def test_two_endpoints_on_one_network(lab, red, family):
+    lab.network("web")
+    lab.endpoint("red", name="one")
+    lab.endpoint("red", name="two", **addresses(IPV4.web, IPV6.web, lab, 7))
+    blue = lab.endpoint("blue")
+    publish(lab)
+    check_ports(lab, red, [lab.client, lab.host, blue, red])
+    lab.delete("endpoints/one?force=true")
+    assert red.default_route(family.version) == (family.web_gateway, "eth1")
+    with lab.servers(red, 8082):
+        for asker in (lab.client, lab.host, blue, red):
+            for protocol in PROTOCOLS:
+                assert asker.ask(protocol, family.host, 8082) == b"red\n", f"{asker.name} by {protocol}"
 
 
 # --- directly

@@ -42,8 +42,11 @@ def forwarding(lab):
 
 
 @dual
-def test_forwarding_of_each_ip_version_comes_and_goes_with_who_needs_it(lab, family):
-    """By a gateway and not internal; every interface's own setting follows and goes back."""
+def test_forwarding_of_each_ip_version_comes_and_goes_with_who_needs_it(lab, baseline, family):
+    """By a gateway and not internal; every interface's own setting follows and goes back to what it was."""
+    for path in ("net/ipv4/conf/eth0/forwarding", "net/ipv6/conf/eth0/forwarding"):
+        lab.host.write_sysctl(path, 1)
+    baseline.take()
     none, only4, both = {4: "0", 6: "0"}, {4: "1", 6: "0"}, {4: "1", 6: "1"}
     before = everything(lab.host)
     lab.network("web", gateway=None, gateway6=None)

@@ -5,8 +5,6 @@ import struct
 from contextlib import contextmanager
 from ipaddress import ip_address
 
-from app.sandbox import eventually
-
 GROUPS = {4: "239.1.2.3", 6: "ff0e::123"}
 PORT = 7000
 _INIT, _ADD_INTERFACE, _ADD_ROUTE = 200, 202, 204  # MRT_* and MRT6_* alike
@@ -60,11 +58,11 @@ def waiting(place, ifname, version):
 def multicast_router(place, iif, oif, source):
     """What this source sends to the group is forwarded from one interface to the other."""
     version = ip_address(source).version
-    level, indexes = (socket.IPPROTO_IP, socket.IPPROTO_IPV6)[version == 6], [place.links()[one].index for one in (iif, oif)]
+    level, links = socket.IPPROTO_IP if version == 4 else socket.IPPROTO_IPV6, place.links()
     with _control(place, version) as control:
         control.setsockopt(level, _INIT, 1)
-        for number, index in enumerate(indexes):
-            control.setsockopt(level, _ADD_INTERFACE, _interface(version, number, index))
+        for number, ifname in enumerate((iif, oif)):
+            control.setsockopt(level, _ADD_INTERFACE, _interface(version, number, links[ifname].index))
         control.setsockopt(level, _ADD_ROUTE, _route(version, ip_address(source).packed))
         yield
 

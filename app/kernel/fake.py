@@ -7,7 +7,7 @@ a test put there what others own (`add_*`, `hold_port`), make it fail (`refuse`)
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import NoReturn
 
@@ -15,7 +15,7 @@ from app.kernel.fakeworld import FakeHost, Link, Namespace, Route, link_settings
 from app.model.commands import commands
 from app.model.errors import BridgeheadError, Invalid, KernelRefused, NamespaceMissing, PortTaken
 from app.model.ops import Op
-from app.model.spec import Protocol
+from app.model.spec import NetnsKind, NetnsRef, Protocol
 from app.model.state import (
     Attachment,
     Bridge,
@@ -305,6 +305,8 @@ class FakeKernel(FakeHost):
                         locked=link.locked,
                         up=link.up and inner.up,
                     )
+                if self._find(item.netns) is None and not _is_remade(item.netns, wanted):
+                    return replace(item, bridge=link.master, mtu=link.mtu, up=False)
             case _:
                 pass
         return ForeignLink(link.owner, link.name)
@@ -316,6 +318,12 @@ class FakeKernel(FakeHost):
             for route in netns.routes.values() if netns is not None else ():
                 if route.ours:
                     yield DefaultRoute(member.owner, member.netns, key, route.via, route.ifname)
+
+
+def _is_remade(ref: NetnsRef, wanted: Mapping[ItemKey, Item]) -> bool:
+    """Whether a missing namespace is made again under its name."""
+    named = wanted.get(("netns", ref.value)) if ref.kind is NetnsKind.NAME else None
+    return isinstance(named, Netns) and named.create
 
 
 def _refuse(number: int, op: Op) -> NoReturn:

@@ -178,6 +178,7 @@ class Links:
             time.sleep(0.0001)
 
     def _change_attachment(self, before: Attachment, after: Attachment) -> None:
+        """The host's end from what it is now: where the other one cannot be reached, only this one has changed."""
         link = self._require_own(after.host_ifname, after.owner)
         master = self._require_own(after.bridge).index
         if link.master != master:
@@ -186,11 +187,11 @@ class Links:
             self._rtnl.set_link(link.index, master=master)
             self._set_up_port(after, link.index)
             _check_port(after, self._rtnl.require(after.host_ifname))
-        elif _port_options(before) != _port_options(after):
-            self._change_port(before, after, link.index)
-        if before.mtu != after.mtu:
+        elif _port_options(before) != _port_options(after) or _held_options(link) != _port_options(after):
+            self._change_port(before, after, link)
+        if link.mtu != after.mtu:
             self._rtnl.set_link(link.index, mtu=after.mtu)
-        if not before.up:
+        if not link.up:
             self._rtnl.set_link(link.index, up=True)
         inside = replace(
             before, hairpin=after.hairpin, isolated=after.isolated, locked=after.locked, bridge=after.bridge
@@ -198,11 +199,12 @@ class Links:
         if inside != after:
             self._change_inside(before, after)
 
-    def _change_port(self, before: Attachment, after: Attachment, index: int) -> None:
+    def _change_port(self, before: Attachment, after: Attachment, link: Link) -> None:
+        index = link.index
         if after.locked:
             self._rtnl.add_fdb(index, after.mac)
         self._rtnl.set_link(index, port=_port_options(after))
-        if before.locked and not after.locked:
+        if not after.locked and (before.locked or link.locked):
             self._rtnl.delete_fdb(index, after.mac)
         _check_port(after, self._rtnl.require(after.host_ifname))
 
@@ -263,6 +265,10 @@ def _put_default_route(inner: Rtnl, route: DefaultRoute, index: int) -> None:
 def _port_options(item: Attachment) -> dict[str, bool]:
     # what a locked port learnt would let a stranger's MAC in
     return {"hairpin": item.hairpin, "isolated": item.isolated, "learning": not item.locked, "locked": item.locked}
+
+
+def _held_options(link: Link) -> dict[str, bool]:
+    return {"hairpin": link.hairpin, "isolated": link.isolated, "learning": link.learning, "locked": link.locked}
 
 
 def _check_port(item: Attachment, link: Link) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 
 from app.kernel.mirror import HostMirror
@@ -11,6 +11,7 @@ from app.kernel.netlink import Rtnl
 from app.kernel.settings import ipv6_is_on
 from app.kernel.wire import ADDRESS_PROTOCOL, ROUTE_PROTOCOL, Link
 from app.model.errors import NamespaceMissing
+from app.model.spec import NetnsKind
 from app.model.state import Attachment, Bridge, DefaultRoute, ForeignLink, IPInterface, Item, LoopbackRoute, Netns
 
 _StaticFdb = set[tuple[int, str]]
@@ -42,13 +43,14 @@ class Observer:
         links = [link for link in self._mirror.links() if link.is_ours]
         locks = any(item.locked for item in veths.values()) or any(link.locked or not link.learning for link in links)
         static = self._rtnl.static_fdb() if locks else set()
+        remade = {item.name for item in wanted if isinstance(item, Netns) and item.create}
         for link in links:
             owner = link.owner or ""
             bridge, veth = bridges.get(link.name), veths.get(link.name)
             if bridge is not None and (bridge.owner, "bridge") == (owner, link.kind):
                 yield self._bridge(bridge, link)
             elif veth is not None and (veth.owner, "veth") == (owner, link.kind):
-                yield self._attachment(veth, link, static) or ForeignLink(owner, link.name)
+                yield self._attachment(veth, link, static, remade) or ForeignLink(owner, link.name)
             else:
                 yield ForeignLink(owner, link.name)
 
@@ -64,8 +66,14 @@ class Observer:
             up=link.up,
         )
 
-    def _attachment(self, wanted: Attachment, link: Link, static: _StaticFdb) -> Attachment | None:
-        """None where the other end is not where it should be: the pair is made anew."""
+    def _attachment(
+        self, wanted: Attachment, link: Link, static: _StaticFdb, remade: Collection[str]
+    ) -> Attachment | None:
+        """None where the other end is not where it should be: the pair is made anew.
+
+        Where nothing is at the namespace's place any more, it may live on without: its veth stays, and counts as
+        down for nobody can see to it. remade: names of namespaces that are made where they are missing.
+        """
         try:
             with opened(wanted.netns) as netns:
                 with self._namespaces.inside(netns):
@@ -77,17 +85,25 @@ class Observer:
                         return None
                     addresses = _addresses(inner, peer.index, wanted)
         except NamespaceMissing:
-            return None
+            if wanted.netns.kind is NetnsKind.NAME and wanted.netns.value in remade:
+                return None
+            return replace(self._port(wanted, link, static), mtu=link.mtu, up=False)
+        return replace(
+            self._port(wanted, link, static),
+            mtu=link.mtu if link.mtu != wanted.mtu else peer.mtu,
+            addresses=addresses,
+            ipv6=ipv6,
+            up=link.up and peer.up,
+        )
+
+    def _port(self, wanted: Attachment, link: Link, static: _StaticFdb) -> Attachment:
+        """The bridge's side of it."""
         return replace(
             wanted,
             bridge=self._mirror.name_of(link.master) if link.master is not None else "",
-            mtu=min(link.mtu, peer.mtu),
-            addresses=addresses,
-            ipv6=ipv6,
             hairpin=link.hairpin,
             isolated=link.isolated,
             locked=_is_locked(wanted, link, static),
-            up=link.up and peer.up,
         )
 
     def loopback_routes(self, wanted: Sequence[Item]) -> Iterator[LoopbackRoute]:

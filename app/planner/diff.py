@@ -40,8 +40,8 @@ _UP = _ranks(
     DefaultRoute,
     ForeignLink,
 )
-# down: route_localnet, and its IPv6 twin, before row 9's drop, which goes with a policy; all traffic's rules in one change, before the
-# links; a link before what guards it; the port after what leads from it
+# down: route_localnet, and its IPv6 twin, before row 9's drop, which goes with a policy; all traffic's rules in one
+# change, before the links; a link before what guards it; the port after what leads from it
 _DOWN = _ranks(
     Sysctl,
     LoopbackRoute,

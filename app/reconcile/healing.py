@@ -41,8 +41,8 @@ class Healed:
 def heal(kernel: Kernel, firewall: Firewall, executor: Executor, rendered: dict[Key, Rendered]) -> Healed:
     """Host ports first, then the rules as a whole, then links, routes and settings one by one.
 
-    What only the rules made safe, route_localnet and the route of ::1, goes before them (row 9). A mapping whose port a process
-    took meanwhile gets no rule: it would take that process's traffic.
+    What only the rules made safe, route_localnet and the route of ::1, goes before them (row 9). A mapping whose
+    port a process took meanwhile gets no rule: it would take that process's traffic.
     """
     wanted = {item_key: item for one in rendered.values() for item_key, item in one.items.items()}
     links = {key: item for key, item in wanted.items() if not isinstance(item, FirewallItem)}

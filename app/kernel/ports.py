@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import resource
 import socket
@@ -21,6 +22,7 @@ _KINDS = {
 }
 
 _Port = tuple[Protocol, IPAddress, int]
+_FD_SETSIZE = 1024
 _SPARE = 512
 """Descriptors that stay for all that is no port: connections, the database, namespaces in passing."""
 
@@ -60,11 +62,11 @@ class PortReservations:
         bound: dict[_Port, socket.socket | None] = {}
         try:
             for port in wanted - self._sockets.keys():
-                bound[port] = _bind(*port)
+                bound[port] = _out_of_the_way(_bind(*port))
         except BridgeheadError:
             for one in bound.values():
                 _close(one)
-            self._hold(before, {port: _bind(*port) for port in in_the_way})
+            self._hold(before, {port: _out_of_the_way(_bind(*port)) for port in in_the_way})
             raise
         self._release(former - wanted, before)
         if before is not None:
@@ -81,9 +83,9 @@ class PortReservations:
         room = max(0, _room() - len(self._sockets))
         if new > room:
             raise TooManyPorts(
-                f"{new} more ports want {new} descriptors, one each, and {len(self._sockets)} are held: {room} more can "
-                f"be had within the daemon's limit of open files, {_room() + _SPARE}. Publish fewer ports, or start the "
-                "daemon with a higher limit (systemd: LimitNOFILE)"
+                f"{new} more ports want {new} descriptors, one each, and {len(self._sockets)} are held: {room} more "
+                f"can be had within the daemon's limit of open files, {_room() + _SPARE}. Publish fewer ports, or "
+                "start the daemon with a higher limit (systemd: LimitNOFILE)"
             )
 
     def _hold(self, holder: HostPort | None, bound: Mapping[_Port, socket.socket | None]) -> None:
@@ -102,6 +104,23 @@ class PortReservations:
             _close(bound)
         self._sockets.clear()
         self._held.clear()
+
+
+def _out_of_the_way(bound: socket.socket | None) -> socket.socket | None:
+    """The same socket above the descriptors that select(2) can take, which libraries (libnftables) need for theirs.
+
+    Where the limit leaves none up there, as it is.
+    """
+    if bound is None:
+        return None
+    try:
+        descriptor = fcntl.fcntl(bound.fileno(), fcntl.F_DUPFD_CLOEXEC, _FD_SETSIZE)
+    except OSError as refusal:
+        if refusal.errno in (errno.EMFILE, errno.EINVAL):
+            return bound
+        raise
+    bound.close()
+    return socket.socket(bound.family, bound.type, bound.proto, descriptor)
 
 
 def _close(bound: socket.socket | None) -> None:

@@ -14,10 +14,11 @@ from app.kernel import announce, sysctl
 from app.kernel.namespaces import KnownNamespaces, Namespaces, identity, opened
 from app.kernel.netlink import Rtnl
 from app.kernel.settings import loosen_filter, set_ipv6
-from app.kernel.wire import BR_STATE_FORWARDING, ROUTE_PROTOCOL, Link
+from app.kernel.wire import BR_STATE_FORWARDING, ROUTE_PROTOCOL, Link, Route
 from app.model.errors import Invalid, KernelRefused, NamespaceMissing
 from app.model.naming import alias
 from app.model.ops import Op
+from app.model.spec import Version
 from app.model.state import Attachment, Bridge, DefaultRoute, ForeignLink, IPInterface, LoopbackRoute, in_order
 
 _PORT_TIMEOUT = 2.0
@@ -249,7 +250,13 @@ class Links:
 
 def _put_default_route(inner: Rtnl, route: DefaultRoute, index: int) -> None:
     """Raises KernelRefused EEXIST where the namespace has a default route of its own: at any metric, ours would win."""
-    held = [old for old in inner.routes() if old.destination is None and old.version == route.version]
+    held = _default_routes(inner, route.version)
+    merged = [way for old in held for way in old.ways]
+    if merged:
+        for via, oif in merged:
+            # whose each is does not show; a removal takes only those that bear our number
+            inner.delete_default_route(via or route.via, oif)
+        held = _default_routes(inner, route.version)
     ours = [old for old in held if old.protocol == ROUTE_PROTOCOL]
     if held and not ours:
         asked = f"ip -n {route.netns} -{route.version} route add default via {route.via} dev {route.ifname}"
@@ -260,6 +267,10 @@ def _put_default_route(inner: Rtnl, route: DefaultRoute, index: int) -> None:
             inner.delete_default_route(old.via or route.via, old.oif or index)
     # one that went with its link leaves nothing to replace
     inner.add_default_route(route.via, index, replace=len(held) == len(ours) > 0)
+
+
+def _default_routes(inner: Rtnl, version: Version) -> list[Route]:
+    return [old for old in inner.routes() if old.destination is None and old.version == version]
 
 
 def _port_options(item: Attachment) -> dict[str, bool]:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from app.kernel.mirror import HostMirror
 from app.kernel.namespaces import KnownNamespaces, Namespaces, opened
 from app.kernel.netlink import Rtnl
-from app.kernel.settings import ipv6_is_on
+from app.kernel.settings import filters_strictly, ipv6_is_on
 from app.kernel.wire import ADDRESS_PROTOCOL, ROUTE_PROTOCOL, Link
 from app.model.errors import NamespaceMissing
 from app.model.spec import NetnsKind
@@ -77,7 +77,8 @@ class Observer:
         try:
             with opened(wanted.netns) as netns:
                 with self._namespaces.inside(netns):
-                    ipv6, inner = ipv6_is_on(wanted.ifname), Rtnl(str(wanted.netns))
+                    ipv6, strict = ipv6_is_on(wanted.ifname), filters_strictly(wanted.ifname)
+                    inner = Rtnl(str(wanted.netns))
                 with inner:
                     self._known.remember(netns, wanted.netns, wanted.namespace_key)
                     peer = inner.link(wanted.ifname)
@@ -93,7 +94,8 @@ class Observer:
             mtu=link.mtu if link.mtu != wanted.mtu else peer.mtu,
             addresses=addresses,
             ipv6=ipv6,
-            up=link.up and peer.up,
+            # one that drops answers counts as down: what sets it up sees to its settings too
+            up=link.up and peer.up and not strict,
         )
 
     def _port(self, wanted: Attachment, link: Link, static: _StaticFdb) -> Attachment:
@@ -120,7 +122,10 @@ class Observer:
             try:
                 with opened(member.netns) as netns, self._namespaces.rtnl(netns, str(member.netns)) as inner:
                     for route in inner.routes():
-                        if route.destination is None and route.protocol == ROUTE_PROTOCOL and route.via is not None:
+                        # one that was merged with somebody's is not as wanted
+                        if (route.destination, route.protocol, route.ways) != (None, ROUTE_PROTOCOL, ()):
+                            continue
+                        if route.via is not None:
                             link = inner.link(index=route.oif or 0)
                             name = link.name if link is not None else ""
                             yield DefaultRoute(member.owner, member.netns, key, route.via, name)

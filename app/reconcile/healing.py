@@ -11,6 +11,7 @@ from app.model.errors import BridgeheadError
 from app.model.ops import Op
 from app.model.state import (
     Attachment,
+    Bridge,
     DefaultRoute,
     FirewallItem,
     HostPort,
@@ -47,7 +48,7 @@ def heal(kernel: Kernel, firewall: Firewall, executor: Executor, rendered: dict[
     wanted = {item_key: item for one in rendered.values() for item_key, item in one.items.items()}
     links = {key: item for key, item in wanted.items() if not isinstance(item, FirewallItem)}
     observed = {item.key: item for item in kernel.observe(links.values())}
-    ops = diff(links, _without_lost_routes(links, observed))
+    ops = diff(links, _without_what_goes_along(links, observed))
     first = executor.run_each([op for op in ops if _before_rules(op)])
     lost = {op.item.owner for op, _refusal in first.refused if isinstance(op.item, HostPort)}
     rules = {key: item for key, item in wanted.items() if isinstance(item, FirewallItem) and item.owner not in lost}
@@ -74,15 +75,21 @@ def _before_rules(op: Op) -> bool:
     return op.after is None and (localnet or isinstance(op.item, LoopbackRoute))
 
 
-def _without_lost_routes(wanted: State, observed: State) -> dict[ItemKey, Item]:
-    """A route that is there now goes with the link under it where that is made anew."""
-    remade = {
-        op.after.namespace_key
-        for op in diff(wanted, observed)
-        if op.before is None and isinstance(op.after, Attachment)
-    }
-    return {
-        key: item
-        for key, item in observed.items()
-        if not (isinstance(item, DefaultRoute) and item.namespace_key in remade)
-    }
+def _without_what_goes_along(wanted: State, observed: State) -> dict[ItemKey, Item]:
+    """A route or setting that is there now goes with the link under it where that is made anew."""
+    made = [op.after for op in diff(wanted, observed) if op.before is None]
+    namespaces = {item.namespace_key for item in made if isinstance(item, Attachment)}
+    bridges = {item.name for item in made if isinstance(item, Bridge)}
+
+    def stays(item: Item) -> bool:
+        match item:
+            case DefaultRoute():
+                return item.namespace_key not in namespaces
+            case LoopbackRoute():
+                return item.bridge not in bridges
+            case Sysctl() if item.key in wanted:
+                return bridges.isdisjoint(item.path.split("/"))
+            case _:
+                return True
+
+    return {key: item for key, item in observed.items() if stays(item)}

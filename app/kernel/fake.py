@@ -15,7 +15,7 @@ from app.kernel.fakeworld import FakeHost, Link, Namespace, Route, link_settings
 from app.model.commands import commands
 from app.model.errors import BridgeheadError, Invalid, KernelRefused, NamespaceMissing, PortTaken
 from app.model.ops import Op
-from app.model.spec import NetnsKind, NetnsRef, Protocol
+from app.model.spec import IPNetwork, NetnsKind, NetnsRef, Protocol
 from app.model.state import (
     Attachment,
     Bridge,
@@ -46,6 +46,7 @@ class FakeKernel(FakeHost):
     def __init__(self) -> None:
         super().__init__()
         self.flushed: list[PortForward] = []
+        self.flushed_into: set[IPNetwork] = set()
         self.log: list[Op] = []
         self.closed = False
         self._refusals: list[_Refusal] = []
@@ -79,6 +80,9 @@ class FakeKernel(FakeHost):
 
     def flush(self, forwards: Collection[PortForward]) -> None:
         self.flushed += [forward for forward in forwards if forward.protocol is not Protocol.TCP]
+
+    def flush_into(self, subnets: Collection[IPNetwork]) -> None:
+        self.flushed_into |= set(subnets)
 
     def close(self) -> None:
         self._held.clear()

@@ -125,6 +125,10 @@ class LinuxKernel:
             self._mirror.refresh()
             conntrack.flush(concerned, self._mirror.holds_address)
 
+    def flush_into(self, subnets: Collection[IPNetwork]) -> None:
+        self._mirror.refresh()
+        conntrack.flush_into(subnets, self._mirror.holds_address)
+
     def _netns(self, op: Op) -> None:
         match op.before, op.after:
             case _, Netns() as after if not self._namespaces.exists(after.name):

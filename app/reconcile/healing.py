@@ -18,6 +18,7 @@ from app.model.state import (
     Item,
     ItemKey,
     LoopbackRoute,
+    NetworkPolicy,
     PortForward,
     State,
     Sysctl,
@@ -59,8 +60,9 @@ def heal(kernel: Kernel, firewall: Firewall, executor: Executor, rendered: dict[
     for op in rest.done:
         log.info("healed: %s %s", "removed" if op.after is None else "restored", " ".join(op.item.key))
     if found:
-        # which rules were missing is not known by item, and flows may have passed by them: row 13
+        # which rules were missing or too many is not known by item, and flows may have passed by them: row 13
         executor.flush([item for item in wanted.values() if isinstance(item, PortForward)])
+        executor.flush_into([item.subnet for item in wanted.values() if isinstance(item, NetworkPolicy)])
     refused = first.refused + rest.refused
     short: dict[ItemKey, Item | None] = {op.item.key: op.before for op, _refusal in refused}
     short |= {key: None for key, item in wanted.items() if isinstance(item, FirewallItem) and key not in rules}

@@ -4,7 +4,7 @@ import errno
 import time
 from concurrent.futures import Future
 from functools import partial
-from ipaddress import ip_interface
+from ipaddress import ip_interface, ip_network
 from threading import Event
 
 import pytest
@@ -426,11 +426,13 @@ def test_flows_are_forgotten_where_healing_changed_rules(world):
     world.start()
     world.settle()
     assert world.kernel.flushed == []
+    assert world.kernel.flushed_into == set()
     world.worker.stop()
     world.rules.sync = partial(_found, world.rules.sync)
     world.start()
     world.settle()
     assert world.kernel.flushed == [forward]
+    assert world.kernel.flushed_into == {ip_network("192.168.15.0/24")}
 
 
 def _found(sync, items):

@@ -21,6 +21,8 @@ LIBRARY = "libnftables.so.1"
 _STATELESS, _HANDLE, _JSON, _TERSE = 1 << 2, 1 << 3, 1 << 4, 1 << 11
 _NUMERIC = (1 << 7) | (1 << 8) | (1 << 9)  # protocols, priorities, symbols
 _ASKED_LENGTH = 200
+_FD_SETSIZE = 1024
+"""The library waits with select(2)."""
 
 
 @cache
@@ -56,9 +58,12 @@ class Libnftables:
         self._context: int | None = None
         self._nft = _library()
         try:
-            socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETFILTER).close()
+            with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETFILTER) as probe:
+                descriptor = probe.fileno()
         except OSError as failure:  # the library would end the process
             raise KernelRefused(failure.errno or errno.EPROTONOSUPPORT, "socket (netlink netfilter)") from failure
+        if descriptor >= _FD_SETSIZE:  # likewise
+            raise KernelRefused(errno.EMFILE, "socket (netlink netfilter)", f"{descriptor} descriptors are open")
         self._context = self._nft.nft_ctx_new(0)
         if not self._context:
             raise KernelRefused(ctypes.get_errno() or errno.ENOMEM, "socket (netlink netfilter)")

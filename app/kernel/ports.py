@@ -21,8 +21,10 @@ _KINDS = {
     Protocol.SCTP: (socket.SOCK_STREAM, socket.IPPROTO_SCTP),
 }
 
+_SELECTABLE = 1024
+"""FD_SETSIZE: libnftables ends the process where its socket has a higher number."""
+
 _Port = tuple[Protocol, IPAddress, int]
-_FD_SETSIZE = 1024
 _SPARE = 512
 """Descriptors that stay for all that is no port: connections, the database, namespaces in passing."""
 
@@ -61,12 +63,12 @@ class PortReservations:
         self._release(in_the_way, before)
         bound: dict[_Port, socket.socket | None] = {}
         try:
-            for port in wanted - self._sockets.keys():
-                bound[port] = _out_of_the_way(_bind(*port))
+            for port in [one for one in wanted if one not in self._sockets]:  # a difference would walk every one held
+                bound[port] = _bind(*port)
         except BridgeheadError:
             for one in bound.values():
                 _close(one)
-            self._hold(before, {port: _out_of_the_way(_bind(*port)) for port in in_the_way})
+            self._hold(before, {port: _bind(*port) for port in in_the_way})
             raise
         self._release(former - wanted, before)
         if before is not None:
@@ -79,7 +81,7 @@ class PortReservations:
 
     def _require_room(self, wanted: set[_Port]) -> None:
         """Former ports and new ones are held together for a moment. Raises TooManyPorts."""
-        new = len(wanted - self._sockets.keys())
+        new = sum(port not in self._sockets for port in wanted)
         room = max(0, _room() - len(self._sockets))
         if new > room:
             raise TooManyPorts(
@@ -104,23 +106,6 @@ class PortReservations:
             _close(bound)
         self._sockets.clear()
         self._held.clear()
-
-
-def _out_of_the_way(bound: socket.socket | None) -> socket.socket | None:
-    """The same socket above the descriptors that select(2) can take, which libraries (libnftables) need for theirs.
-
-    Where the limit leaves none up there, as it is.
-    """
-    if bound is None:
-        return None
-    try:
-        descriptor = fcntl.fcntl(bound.fileno(), fcntl.F_DUPFD_CLOEXEC, _FD_SETSIZE)
-    except OSError as refusal:
-        if refusal.errno in (errno.EMFILE, errno.EINVAL):
-            return bound
-        raise
-    bound.close()
-    return socket.socket(bound.family, bound.type, bound.proto, descriptor)
 
 
 def _close(bound: socket.socket | None) -> None:
@@ -176,7 +161,20 @@ def _bind(protocol: Protocol, address: IPAddress, port: int) -> socket.socket | 
                 "free it, or publish another host_port"
             ) from None
         raise KernelRefused(refusal.errno or errno.EIO, f"bind {protocol} {address}:{port}") from refusal
-    return bound
+    return _out_of_the_way(bound)
+
+
+def _out_of_the_way(bound: socket.socket) -> socket.socket:
+    """The socket under a number of 1024 or more: those below are for libraries that use select(2)."""
+    try:
+        moved = fcntl.fcntl(bound.fileno(), fcntl.F_DUPFD_CLOEXEC, _SELECTABLE)
+    except OSError as refusal:
+        if refusal.errno in (errno.EINVAL, errno.EMFILE):  # the process may not have that many
+            return bound
+        bound.close()
+        raise KernelRefused(refusal.errno or errno.EIO, "dup") from refusal
+    bound.close()
+    return socket.socket(fileno=moved)
 
 
 def _holder(protocol: Protocol, address: IPAddress, port: int) -> str:

@@ -1,8 +1,8 @@
 """Row 9: what is addressed to the loopback and comes by another interface. Hand-made: no kernel would send it."""
 
 import pytest
+from arrivals import Arrivals, Injector, is_dropped
 from cells import PROTOCOLS
-from frames import Arrivals, Injector, is_dropped
 
 LOOPBACKS = {4: ("127.0.0.1", "127.0.0.2"), 6: ("::1",)}
 PUBLISHED, ON_LOOPBACK, UNPUBLISHED = 5000, 5001, 5002

@@ -112,7 +112,8 @@ class NftTables:
         known = [family for family in self._families if self._sizes[family] and self._rules.get(family) is not None]
         if any(self._kernel.rules(family, TABLE) != self._rules[family] for family in known):
             return True
-        self._generation = generation
+        if len(known) == sum(1 for count in self._sizes.values() if count):
+            self._generation = generation
         return False
 
     def _remember(self, generation: int, families: Iterable[Family]) -> None:

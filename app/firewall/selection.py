@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from app.firewall import legacy
 from app.firewall.docker_user import DockerUser
 from app.firewall.foreign import Foreign, Nftables
+from app.firewall.libnftables import keep_descriptors
 from app.firewall.nft_foreign import OUR_TABLE
 from app.firewall.null import NullFirewall
 from app.firewall.protocol import Firewall
@@ -38,6 +39,7 @@ class Choice:
 
 def open_firewall(name: str) -> HostFirewall:
     """The backend of a name, or `auto`, in the calling thread's namespace. Raises StartupError in one line."""
+    keep_descriptors()
     choice = choose(name)
     log.info("firewall %s: %s", choice.name, choice.why)
     return HostFirewall(_backend(choice.name), choice)
@@ -129,6 +131,7 @@ class HostFirewall:
         self._foreign = Foreign(self._nft, with_legacy=choice.name != IPTABLES)
         self._docker_user = DockerUser(self._nft, self._foreign)
         self._policies: dict[ItemKey, NetworkPolicy] = {}
+        self._troubles: dict[str, str] = {}
         self._cleared = False
 
     def apply(self, ops: Sequence[Op]) -> list[str]:
@@ -141,7 +144,10 @@ class HostFirewall:
             if isinstance(op.after, NetworkPolicy):
                 self._policies[op.after.key] = op.after
                 changed = True
-        return told + self._fit() if changed else told
+        if changed:
+            self._troubles.clear()
+            told += self._fit()
+        return told
 
     def sync(self, items: Iterable[FirewallItem]) -> list[str]:
         """New rules first, then leftovers: what is established passes by either's."""
@@ -152,6 +158,7 @@ class HostFirewall:
             found += self._clear()
             self._cleared = True
         self._look()
+        self._troubles.clear()
         return found + self._fit()
 
     def changed(self, *, touched: bool) -> bool:
@@ -162,11 +169,15 @@ class HostFirewall:
         """Which chain of whose drops a network's traffic, as of the last look, and what would work; empty for none."""
         if self.name == NONE:
             return ""
-        return self._foreign.trouble(policy for policy in self._policies.values() if policy.owner == owner)
+        if owner not in self._troubles:  # every change of a network's objects asks, and others' rules may be thousands
+            own = (policy for policy in self._policies.values() if policy.owner == owner)
+            self._troubles[owner] = self._foreign.trouble(own)
+        return self._troubles[owner]
 
     def report(self) -> FirewallReport:
         """A fresh look. Raises KernelRefused."""
         self._foreign.look()
+        self._troubles.clear()
         there = legacy.available()
         return FirewallReport(
             backend=self.name,

@@ -7,7 +7,7 @@ a test put there what others own (`add_*`, `hold_port`), make it fail (`refuse`)
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import NoReturn
 
@@ -15,7 +15,7 @@ from app.kernel.fakeworld import FakeHost, Link, Namespace, Route, link_settings
 from app.model.commands import commands
 from app.model.errors import BridgeheadError, Invalid, KernelRefused, NamespaceMissing, PortTaken
 from app.model.ops import Op
-from app.model.spec import Protocol
+from app.model.spec import IPNetwork, NetnsKind, NetnsRef, Protocol
 from app.model.state import (
     Attachment,
     Bridge,
@@ -46,6 +46,7 @@ class FakeKernel(FakeHost):
     def __init__(self) -> None:
         super().__init__()
         self.flushed: list[PortForward] = []
+        self.flushed_into: set[IPNetwork] = set()
         self.log: list[Op] = []
         self.closed = False
         self._refusals: list[_Refusal] = []
@@ -79,6 +80,9 @@ class FakeKernel(FakeHost):
 
     def flush(self, forwards: Collection[PortForward]) -> None:
         self.flushed += [forward for forward in forwards if forward.protocol is not Protocol.TCP]
+
+    def flush_into(self, subnets: Collection[IPNetwork]) -> None:
+        self.flushed_into |= set(subnets)
 
     def close(self) -> None:
         self._held.clear()
@@ -335,6 +339,8 @@ class FakeKernel(FakeHost):
                         up=link.up and inner.up,
                         connected=inner.connected,
                     )
+                if self._find(item.netns) is None and not _is_remade(item.netns, wanted):
+                    return replace(item, bridge=link.master, mtu=link.mtu, up=False)
             case _:
                 pass
         return ForeignLink(link.owner, link.name)
@@ -346,6 +352,12 @@ class FakeKernel(FakeHost):
             for route in netns.routes.values() if netns is not None else ():
                 if route.ours:
                     yield DefaultRoute(member.owner, member.netns, key, route.via, route.ifname)
+
+
+def _is_remade(ref: NetnsRef, wanted: Mapping[ItemKey, Item]) -> bool:
+    """Whether a missing namespace is made again under its name."""
+    named = wanted.get(("netns", ref.value)) if ref.kind is NetnsKind.NAME else None
+    return isinstance(named, Netns) and named.create
 
 
 def _refuse(number: int, op: Op) -> NoReturn:

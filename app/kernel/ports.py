@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from app.kernel.sockdiag import SockDiag
-from app.model.errors import BridgeheadError, KernelRefused, PortTaken
+from app.model.errors import BridgeheadError, KernelRefused, PortTaken, TooManyPorts
 from app.model.spec import IPAddress, Protocol
 from app.model.state import HostPort, ItemKey
 
@@ -25,12 +25,22 @@ _SELECTABLE = 1024
 """FD_SETSIZE: libnftables ends the process where its socket has a higher number."""
 
 _Port = tuple[Protocol, IPAddress, int]
+_SPARE = 512
+"""Descriptors that stay for all that is no port: connections, the database, namespaces in passing."""
+
+_SPARE_DESCRIPTORS = 256
+"""Left to everything but host ports: without them no client could even connect to take a mapping back."""
 
 
 def raise_descriptor_limit() -> None:
     """Each published port holds a descriptor: takes the hard limit of RLIMIT_NOFILE as the soft one."""
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _room() -> int:
+    """How many ports can be held at most."""
+    return max(0, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _SPARE)
 
 
 class PortReservations:
@@ -50,16 +60,19 @@ class PortReservations:
     def change(self, before: HostPort | None, after: HostPort | None) -> None:
         """Reserves what is new of `after` and releases the rest of `before`; a port in both stays bound.
 
-        Raises PortTaken with the holder's name, or KernelRefused, and has changed nothing then.
+        Raises PortTaken with the holder's name, TooManyPorts, or KernelRefused, and has changed nothing then.
         """
         wanted, former = _ports(after), _ports(before)
+        self._require_room(wanted)
         # 0.0.0.0 and an address of the host exclude one another, held by ourselves or not
         numbers = {port for _protocol, _address, port in wanted - former}
         in_the_way = {one for one in former - wanted if one[2] in numbers}
         self._release(in_the_way, before)
         bound: dict[_Port, socket.socket | None] = {}
         try:
-            for port in [one for one in wanted if one not in self._sockets]:  # a difference would walk every one held
+            missing = [one for one in wanted if one not in self._sockets]  # a difference would walk every one held
+            _require_descriptors(len(self._sockets) + len(missing))
+            for port in missing:
                 bound[port] = _bind(*port)
         except BridgeheadError:
             for one in bound.values():
@@ -74,6 +87,17 @@ class PortReservations:
             self._hold(after, bound)
             # one that another mapping held until now changes hands without being free in between
             self._hold(after, {port: self._sockets[port][1] for port in wanted})
+
+    def _require_room(self, wanted: set[_Port]) -> None:
+        """Former ports and new ones are held together for a moment. Raises TooManyPorts."""
+        new = sum(port not in self._sockets for port in wanted)
+        room = max(0, _room() - len(self._sockets))
+        if new > room:
+            raise TooManyPorts(
+                f"{new} more ports want {new} descriptors, one each, and {len(self._sockets)} are held: {room} more "
+                f"can be had within the daemon's limit of open files, {_room() + _SPARE}. Publish fewer ports, or "
+                "start the daemon with a higher limit (systemd: LimitNOFILE)"
+            )
 
     def _hold(self, holder: HostPort | None, bound: Mapping[_Port, socket.socket | None]) -> None:
         if holder is not None:
@@ -98,6 +122,18 @@ def _close(bound: socket.socket | None) -> None:
         bound.close()
 
 
+def _require_descriptors(ports: int) -> None:
+    """Raises KernelRefused where so many published ports would leave too few descriptors for the rest."""
+    limit, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit != resource.RLIM_INFINITY and ports > limit - _SPARE_DESCRIPTORS:
+        raise KernelRefused(
+            errno.EMFILE,
+            f"reserve {ports} host ports in all",
+            f"RLIMIT_NOFILE {limit} allows {max(0, limit - _SPARE_DESCRIPTORS)}: "
+            "raise it for the daemon, or publish fewer ports",
+        )
+
+
 def _ports(item: HostPort | None) -> set[_Port]:
     if item is None:
         return set()
@@ -120,6 +156,8 @@ def _open(protocol: Protocol, address: IPAddress) -> socket.socket | None:
     except OSError as refusal:
         if protocol is Protocol.SCTP and refusal.errno in (errno.EPROTONOSUPPORT, errno.ESOCKTNOSUPPORT):
             return None
+        if refusal.errno in (errno.EMFILE, errno.ENFILE):
+            raise TooManyPorts(f"no descriptor is left for port {protocol}/{address}: {refusal.strerror}") from None
         raise KernelRefused(refusal.errno or errno.EIO, f"socket {protocol}, IPv{address.version}") from refusal
 
 

@@ -10,7 +10,7 @@ import socket
 import struct
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv6Address, ip_address, ip_interface, ip_network
 from typing import Any, Self
 
@@ -107,7 +107,11 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A unicast route of the main table. `destination` None is the default route."""
+    """A unicast route of the main table. `destination` None is the default route.
+
+    ways: gateways and interfaces of one with several, of which `via` and `oif` are the first. IPv6 routes of equal
+    metric become one such, whoever made them.
+    """
 
     destination: IPNetwork | None
     version: int
@@ -115,6 +119,7 @@ class Route:
     via: IPAddress | None
     protocol: int
     priority: int
+    ways: tuple[tuple[IPAddress | None, int], ...] = field(default=(), compare=False)
 
 
 class Packed(dict[str, Any]):
@@ -324,20 +329,29 @@ def parse_route(raw: bytes) -> Route | None:
     found = attributes(raw, 28)
     if (_number(found.get(_RTA_TABLE)) or table) != RT_TABLE_MAIN:
         return None
-    hops = found.get(_RTA_MULTIPATH, b"")
-    if len(hops) >= 8:
-        # of several ways the first one: linux/rtnetlink.h, struct rtnexthop
-        found[_RTA_OIF] = hops[4:8]
-        found |= attributes(hops[: int.from_bytes(hops[:2], sys.byteorder)], 8)
-    destination, via = found.get(_RTA_DST), found.get(_RTA_GATEWAY)
+    ways = tuple(_ways(found.get(_RTA_MULTIPATH, b"")))
+    destination, gateway = found.get(_RTA_DST), found.get(_RTA_GATEWAY)
+    via, oif = ways[0] if ways else (ip_address(gateway) if gateway else None, _number(found.get(_RTA_OIF)))
     return Route(
         destination=ip_network((ip_address(destination), prefix)) if destination else None,
         version=4 if family == socket.AF_INET else 6,
-        oif=_number(found.get(_RTA_OIF)),
-        via=ip_address(via) if via else None,
+        oif=oif,
+        via=via,
         protocol=protocol,
         priority=_number(found.get(_RTA_PRIORITY)) or 0,
+        ways=ways,
     )
+
+
+def _ways(raw: bytes) -> Iterator[tuple[IPAddress | None, int]]:
+    """Gateway and interface of each struct rtnexthop (linux/rtnetlink.h)."""
+    while len(raw) >= 8:
+        length, _flags, _hops, index = struct.unpack_from("=HBBi", raw)
+        if length < 8:
+            return
+        gateway = attributes(raw[:length], 8).get(_RTA_GATEWAY)
+        yield ip_address(gateway) if gateway else None, index
+        raw = raw[(length + 3) & ~3 :]
 
 
 def parse_own_loopback(raw: bytes) -> int | None:

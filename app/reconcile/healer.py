@@ -15,13 +15,13 @@ from app.firewall.protocol import Firewall
 from app.model.contracts import Kernel
 from app.model.errors import BridgeheadError, NamespaceMissing
 from app.model.ops import Op
-from app.model.state import Attachment, Bridge, FirewallItem, HostPort, Item, ItemKey, PortForward
+from app.model.state import Attachment, Bridge, FirewallItem, HostPort, Item, ItemKey, NetworkPolicy, PortForward
 from app.model.status import State
 from app.planner.diff import diff
 from app.reconcile.batch import Job, Requests, reached_items
 from app.reconcile.differences import difference, log_healed
 from app.reconcile.executor import Executor, Outcome
-from app.reconcile.healing import heal, without_lost_routes
+from app.reconcile.healing import heal, without_what_goes_along
 from app.reconcile.render import Rendered, all_keys, render
 from app.reconcile.statuses import publish_statuses
 from app.reconcile.watchlist import Findings, Watchlist
@@ -120,7 +120,7 @@ class Healer:
         rendered = self._render(self._widened(keys))
         wanted = {key: item for one in rendered.values() for key, item in one.items.items() if not _is_fixed(item)}
         observed = {item.key: item for item in self._kernel.observe_items(wanted.values())}
-        ops = diff(wanted, without_lost_routes(wanted, observed))
+        ops = diff(wanted, without_what_goes_along(wanted, observed))
         self._tell(ops)
         outcome = self._executor.run_each(ops)
         log_healed(outcome.done)
@@ -245,6 +245,7 @@ class Healer:
         if found:
             # flows may have passed by the missing rules: row 13
             self._executor.flush([item for item in items if isinstance(item, PortForward)])
+            self._executor.flush_into([item.subnet for item in items if isinstance(item, NetworkPolicy)])
         for owner in ready:
             dropped = self._executor.obstacle(owner)
             self._catalog.set_status(owner, State.DEGRADED if dropped else State.READY, dropped)

@@ -152,6 +152,7 @@ CODES = {
     409: {
         *("name_taken", "address_taken", "subnet_overlap", "pool_exhausted", "port_taken", "network_in_use"),
         *("endpoint_in_use", "interface_exists", "internal_network", "no_gateway", "bridge_full"),
+        "too_many_ports",
     },
     401: {"unauthorized"},
     502: {"kernel_refused"},

@@ -15,7 +15,17 @@ from app.firewall.protocol import Firewall
 from app.model.contracts import Kernel
 from app.model.errors import BridgeheadError, NamespaceMissing
 from app.model.ops import Op
-from app.model.state import Attachment, Bridge, FirewallItem, HostPort, Item, ItemKey, NetworkPolicy, PortForward
+from app.model.state import (
+    Attachment,
+    Bridge,
+    FirewallItem,
+    HostPort,
+    Item,
+    ItemKey,
+    NetworkPolicy,
+    PortForward,
+    Sysctl,
+)
 from app.model.status import State
 from app.planner.diff import diff
 from app.reconcile.batch import Job, Requests, reached_items
@@ -58,12 +68,16 @@ class Healer:
         self._watchlist = watchlist
         self.passes = 0
         self.looks = 0
+        # what the kernel refused on the timer is left to the full pass, which is tried again with patience
+        self._refused_settings: set[ItemKey] = set()
+        self._rules_refused = False
 
     # --- all there is
 
     def full_pass(self) -> frozenset[ItemKey]:
         """Whatever is there; returns what is lacking all the same. Raises BridgeheadError."""
         self.passes += 1
+        self._refused_settings, self._rules_refused = set(), False
         self._drop_ephemeral(self._all_keys())
         rendered = self._render(self._all_keys())
         healed = heal(self._kernel, self._firewall, self._executor, rendered, self._tell)
@@ -101,16 +115,21 @@ class Healer:
         if found.settings or found.due:
             keys |= self._turned_settings()
         whole = self._heal_keys(keys) if keys else True
-        if (found.rules or found.due) and self._firewall.changed(touched=found.rules):
+        timer = found.due and not self._rules_refused
+        if (found.rules or timer) and self._firewall.changed(touched=found.rules):
+            self._rules_refused = True
             self._heal_rules()
+            self._rules_refused = False
         return whole
 
     def _turned_settings(self) -> set[Key]:
         """Of whom a setting is not as wanted: a few small files are read."""
-        wanted = self._watchlist.settings()
-        observed = {
-            item.key: item for item in self._kernel.observe_items(one for held in wanted.values() for one in held)
+        wanted = {
+            key: [item for item in held if item.key not in self._refused_settings]
+            for key, held in self._watchlist.settings().items()
         }
+        items = [item for held in wanted.values() for item in held]
+        observed = {item.key: item for item in self._kernel.observe_items(items)}
         return {key for key, held in wanted.items() if any(observed.get(item.key) != item for item in held)}
 
     def _heal_keys(self, keys: Collection[Key]) -> bool:
@@ -124,6 +143,7 @@ class Healer:
         self._tell(ops)
         outcome = self._executor.run_each(ops)
         log_healed(outcome.done)
+        self._refused_settings |= {op.item.key for op, _refusal in outcome.refused if isinstance(op.item, Sysctl)}
         self._adopt(rendered, outcome)
         refused = [*outcome.refused, *self._follow_endpoints(rendered, outcome.refused)]
         made = {op.item.owner for op in outcome.done if op.before is None and isinstance(op.item, Bridge)}

@@ -167,7 +167,7 @@ class Worker:
             # nothing is changed before the kernel was seen once
             if time.monotonic() >= self._next_pass:
                 self._heal_safely()
-            elif self._pointed:
+            if self._pointed:
                 self._heal_found()
             batch, last = self._next_batch()
             if batch:

@@ -171,3 +171,16 @@ def test_an_ephemeral_endpoint_goes_with_its_namespace(world, how):
     assert mapping.id not in world.catalog.portmaps
     assert not world.kernel._held
     assert world.kernel.gone(NetnsRef(NetnsKind.NAME, "red"))
+
+
+def test_what_the_kernel_refuses_on_the_timer_is_not_tried_all_the_time(world):
+    world.make()
+    world.kernel.sysctls["net/ipv4/ip_forward"] = "0"
+    world.kernel.refuse(lambda op: op.item.key == ("sysctl", "net/ipv4/ip_forward"))
+    heal(world, due=True)
+    looks = world.worker.looks[1]
+    heal(world, due=True)
+    assert world.worker.looks[1] == looks
+    world.kernel.relent()
+    heal(world, missed=True)
+    assert world.kernel.sysctls["net/ipv4/ip_forward"] == "1"

@@ -77,6 +77,7 @@ class IptablesFirewall:
             former = layout(self._items.values())
             for table in reversed(done):
                 rebuild(table, former.get(table, {}))
+            self._note()
             raise
         self._note()
         return self._adopt(new, delta)

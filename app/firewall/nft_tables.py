@@ -109,10 +109,13 @@ class NftTables:
             return False
         if touched:
             return True
-        known = [family for family in self._families if self._sizes[family] and self._rules.get(family) is not None]
-        if any(self._kernel.rules(family, TABLE) != self._rules[family] for family in known):
+        families = [family for family in self._families if self._sizes[family]]
+        there = {family: self._kernel.rules(family, TABLE) for family in families}
+        # None: not known, for somebody changes rules right now, or did as they were noted
+        pairs = [(there[family], self._rules.get(family)) for family in families]
+        if any(None not in pair and pair[0] != pair[1] for pair in pairs):
             return True
-        if len(known) == sum(1 for count in self._sizes.values() if count):
+        if all(None not in pair for pair in pairs):
             self._generation = generation
         return False
 

@@ -12,6 +12,7 @@ import socket
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from app.kernel.wire import (
     AF_BRIDGE,
@@ -43,7 +44,8 @@ _GROUPS = (
 )
 _NFNLGRP_NFTABLES = 1 << 6
 _NFT_MSG_NEWGEN = 10 << 8 | 15
-_NFTA_GEN_PROC_PID = 2
+_NFTA_GEN_PROC_PID = 2  # the thread's, as the first PID namespace numbers it
+_NFTA_TABLE_NAME = 1
 _NETCONFA_IFINDEX = 1
 _SOL_NETLINK, _NETLINK_LISTEN_ALL_NSID = 270, 8
 _SO_ATTACH_FILTER = 26
@@ -117,16 +119,21 @@ class RuleEvents:
     def close(self) -> None:
         self._netlink.close()
 
+    def _is_about(self, raw: bytes) -> bool:
+        """The first attribute of every object is its table's name; a comment may say the same."""
+        return self._name in raw and attributes(raw, 20).get(_NFTA_TABLE_NAME) == self._name
+
     def take(self) -> bool:
         """As of the waiting events; never waits. A transaction ends with who did it."""
         found = False
         try:
             for kind, _flags, raw in self._netlink.events():
                 if kind != _NFT_MSG_NEWGEN:
-                    self._touched = self._touched or self._name in raw
+                    self._touched = self._touched or self._is_about(raw)
                     continue
-                pid = int.from_bytes(attributes(raw, 20).get(_NFTA_GEN_PROC_PID, b""), "big")
-                found = found or (self._touched and pid != os.getpid())
+                if self._touched:
+                    thread = int.from_bytes(attributes(raw, 20).get(_NFTA_GEN_PROC_PID, b""), "big")
+                    found = found or not Path(f"/proc/self/task/{thread}").exists()
                 self._touched = False
         except OSError as failure:
             if failure.errno != errno.ENOBUFS:

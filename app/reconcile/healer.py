@@ -147,9 +147,9 @@ class Healer:
         self._adopt(rendered, outcome)
         refused = [*outcome.refused, *self._follow_endpoints(rendered, outcome.refused)]
         made = {op.item.owner for op in outcome.done if op.before is None and isinstance(op.item, Bridge)}
-        # what was plugged into a bridge that was gone lost it
-        plugged = self._endpoints_of(made) - rendered.keys()
-        return (self._heal_keys(plugged) if plugged else True) and not refused
+        # what was plugged into a bridge that was gone lost it; a namespace that is gone is gone for all its endpoints
+        more = (self._endpoints_of(made) | self._siblings(outcome.refused)) - rendered.keys()
+        return (self._heal_keys(more) if more else True) and not refused
 
     def _widened(self, keys: Collection[Key]) -> list[Key]:
         """With what stands or falls with them: a namespace's routes with its endpoints."""
@@ -169,6 +169,15 @@ class Healer:
         with self._reading() as store:
             networks = [network for one in network_ids if (network := store.network_by_id(one)) is not None]
             return {("endpoint", endpoint.id) for network in networks for endpoint in store.endpoints_of(network)}
+
+    def _siblings(self, refused: _Refused) -> set[Key]:
+        gone = {
+            op.item.namespace_key for op, _refusal in _without_namespace(refused) if isinstance(op.item, Attachment)
+        }
+        if not gone:
+            return set()
+        with self._reading() as store:
+            return {("endpoint", endpoint.id) for one in gone for endpoint in store.endpoints_in(one)}
 
     def _adopt(self, rendered: dict[Key, Rendered], outcome: Outcome) -> None:
         """The state reached, of links and settings; rules and ports are as they were."""
@@ -200,11 +209,7 @@ class Healer:
 
     def _follow_endpoints(self, rendered: dict[Key, Rendered], refused: _Refused) -> _Refused:
         """Withdraws the ports of endpoints whose namespace is gone, and publishes those of the ones that are back."""
-        missing = {
-            op.item.owner: refusal.detail
-            for op, refusal in refused
-            if isinstance(op.item, Attachment) and isinstance(refusal, NamespaceMissing)
-        }
+        missing = {op.item.owner: refusal.detail for op, refusal in _without_namespace(refused)}
         dead, changed = self._requests.dead, set[str]()
         for kind, identity in rendered:
             if kind == "endpoint" and dead.get(identity) != missing.get(identity):
@@ -277,6 +282,11 @@ class Healer:
         for op in ops:
             if self._catalog.knows(op.item.owner) and self._catalog.status(op.item.owner).state is not State.PENDING:
                 self._catalog.set_status(op.item.owner, State.DEGRADED, f"{difference(op)}: it is put back")
+
+
+def _without_namespace(refused: _Refused) -> _Refused:
+    """Endpoints' links that cannot be, for their namespace is gone."""
+    return [one for one in refused if isinstance(one[0].item, Attachment) and isinstance(one[1], NamespaceMissing)]
 
 
 def _is_fixed(item: Item) -> bool:

@@ -70,10 +70,6 @@ class Observer:
 
     def _bridge(self, wanted: Bridge, link: Link) -> Bridge:
         held, ours = self._mirror.addresses_of(link.index), self._mirror.own_addresses_of(link.index)
-        if not wanted.addresses <= held:
-            # the kernel tells of a new IPv6 address a moment after it is there
-            there = {address: mark for index, address, mark in self._rtnl.marked_addresses() if index == link.index}
-            held, ours = set(there), {address for address, mark in there.items() if mark == ADDRESS_PROTOCOL}
         # what a missing address leads to is missing with it, and comes back with it
         present = wanted.addresses & held
         return replace(

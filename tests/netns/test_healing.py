@@ -192,6 +192,7 @@ def _flushes(firewall):
             "filter": [[legacy, "-F"]],
             "everything": [[legacy, "-F"], [legacy, "-X"], [legacy, "-t", "nat", "-F"], [legacy, "-t", "nat", "-X"]],
             "one jump": [[legacy, "-t", "nat", "-D", "PREROUTING", "1"]],
+            "jump replaced": [[legacy, "-R", "FORWARD", "1", "-j", "BRIDGEHEAD-PEERS"]],
             "IPv6": [["ip6tables-legacy", "-F"], ["ip6tables-legacy", "-t", "nat", "-F"]],
             "guards": [["nft", "delete", "table", "bridge", "bridgehead"]],
             "ruleset": [["nft", "flush", "ruleset"]],
@@ -205,7 +206,7 @@ def _flushes(firewall):
 
 
 @pytest.mark.parametrize(
-    "what", ["nat", "filter", "everything", "one jump", "IPv6", "guards", "ruleset", "table", "tables"]
+    "what", ["nat", "filter", "everything", "one jump", "jump replaced", "IPv6", "guards", "ruleset", "table", "tables"]
 )
 def test_rules_that_are_flushed_come_back(sandbox, daemon, built, firewall, what):
     commands = _flushes(firewall).get(what)

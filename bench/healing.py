@@ -13,6 +13,7 @@ from app.sandbox import HOST
 from bench.http import Client
 
 ROUNDS = 60
+GATEWAY = ip_interface("192.168.15.1/24")
 WITHIN = 5.0
 """Seconds after which damage counts as not repaired."""
 
@@ -75,7 +76,7 @@ def measure(sandbox, daemon, backend, rounds=ROUNDS):
     result = Healing()
     red = sandbox.netns("red")
     with sandbox.host.rtnl() as outer, red.rtnl() as inner:
-        for name, (damage, repaired) in _kinds(sandbox, _Place(outer), _Place(inner), endpoint, backend).items():
+        for name, (damage, repaired) in _kinds(sandbox, _Place(outer), _Place(inner), endpoint).items():
             result.took[name] = [_once(name, damage, repaired) for _round in range(_rounds(name, rounds))]
     with red.tcp_server(80):
         for name, damage in _rules(sandbox, backend).items():
@@ -105,52 +106,69 @@ def _once(name, damage, repaired):
     return time.perf_counter() - start
 
 
-def _kinds(sandbox, host, red, endpoint, backend):
+def _kinds(sandbox, host, red, endpoint):
+    return _outside(sandbox, host, red, endpoint) | _inside(red, endpoint) | _settings(sandbox)
+
+
+def _is_subnet(route):
+    return str(route.destination) == "192.168.15.0/24"
+
+
+def _is_default(route):
+    return route.destination is None
+
+
+def _outside(sandbox, host, red, endpoint):
     port, address = endpoint["host_ifname"], ip_interface(f"{endpoint['address']}/24")
-    gateway = ip_interface("192.168.15.1/24")
-    subnet = lambda route: str(route.destination) == "192.168.15.0/24"  # noqa: E731
-    default = lambda route: route.destination is None  # noqa: E731
 
-    def write(path):
-        return lambda: sandbox.host.write_sysctl(path, 0)
-
-    def reads(path):
-        return lambda: sandbox.host.sysctl(path) == "1"
+    def plugged():
+        bridge, veth = host.rtnl.link("web"), host.rtnl.link(port)
+        return bridge is not None and veth is not None and veth.master == bridge.index
 
     return {
         "bridge set down": (lambda: host.rtnl.set_up(host.index("web"), up=False), lambda: host.is_up("web")),
-        "bridge deleted": (
-            lambda: host.rtnl.delete_link(host.index("web")),
-            lambda: (
-                (bridge := host.rtnl.link("web")) and (veth := host.rtnl.link(port)) and veth.master == bridge.index
-            ),
-        ),
+        "bridge deleted": (lambda: host.rtnl.delete_link(host.index("web")), plugged),
         "gateway address removed": (
-            lambda: host.rtnl.delete_address(host.index("web"), gateway),
-            lambda: host.holds("web", gateway),
+            lambda: host.rtnl.delete_address(host.index("web"), GATEWAY),
+            lambda: host.holds("web", GATEWAY),
         ),
         "subnet's route removed": (
             lambda: sandbox.host.exec(["ip", "route", "del", "192.168.15.0/24", "dev", "web"]),
-            lambda: host.leads(subnet),
+            lambda: host.leads(_is_subnet),
         ),
         "veth deleted": (lambda: host.rtnl.delete_link(host.index(port)), lambda: red.holds("eth0", address)),
+    }
+
+
+def _inside(red, endpoint):
+    address = ip_interface(f"{endpoint['address']}/24")
+    return {
         "inner link set down": (
             lambda: red.rtnl.set_up(red.index("eth0"), up=False),
-            lambda: red.is_up("eth0") and red.leads(default),
+            lambda: red.is_up("eth0") and red.leads(_is_default),
         ),
         "inner address removed": (
             lambda: red.rtnl.delete_address(red.index("eth0"), address),
-            lambda: red.holds("eth0", address) and red.leads(default),
+            lambda: red.holds("eth0", address) and red.leads(_is_default),
         ),
         "default route removed": (
-            lambda: red.rtnl.delete_default_route(gateway.ip, red.index("eth0")),
-            lambda: red.leads(default),
+            lambda: red.rtnl.delete_default_route(GATEWAY.ip, red.index("eth0")),
+            lambda: red.leads(_is_default),
         ),
-        "ip_forward off": (write("net/ipv4/ip_forward"), reads("net/ipv4/ip_forward")),
-        "route_localnet off (timer)": (
-            write("net/ipv4/conf/web/route_localnet"),
-            reads("net/ipv4/conf/web/route_localnet"),
-        ),
+    }
+
+
+def _settings(sandbox):
+    names = {
+        "ip_forward off": "net/ipv4/ip_forward",
+        "route_localnet off (timer)": "net/ipv4/conf/web/route_localnet",
+    }
+    return {
+        name: (
+            partial(sandbox.host.write_sysctl, path, 0),
+            lambda path=path: sandbox.host.sysctl(path) == "1",
+        )
+        for name, path in names.items()
     }
 
 

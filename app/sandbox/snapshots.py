@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 
@@ -34,6 +34,10 @@ class Snapshot:
     sysctls: Lines
     namespaces: Lines
     sockets: Lines
+
+    def unordered(self) -> Snapshot:
+        """Without the order of rules: networks stand in any order in a chain, as they were made and changed."""
+        return replace(self, firewall=tuple(sorted(self.firewall)))
 
     def difference(self, later: Snapshot) -> str:
         """What `later` lacks (-) and has more (+); empty where they are alike."""

@@ -14,13 +14,14 @@ from app.model.errors import Invalid
 from app.model.host import FirewallReport, HostFacts
 from app.services.catalog import Catalog
 from app.services.context import Change, Context
+from app.services.replies import Once
 
 
 class Submitter(Protocol):
     """The worker, as far as the handlers know it."""
 
-    def submit(self, service: Callable[[Context], Change]) -> Future[Any]:
-        """Queues a change; the future yields its subject once it is committed."""
+    def submit(self, service: Callable[[Context], Change], once: Once | None = None) -> Future[Any]:
+        """Queues a change; the future yields its subject, or with a key its answer, once it is committed."""
 
     def describe(self) -> Future[tuple[HostFacts, FirewallReport]]:
         """Looks at the host and its rules."""
@@ -43,9 +44,9 @@ class Backend:
     database_writable: Callable[[], bool]
     firewall: str
 
-    async def change(self, service: Callable[[Context], Change]) -> Any:
+    async def change(self, service: Callable[[Context], Change], once: Once | None = None) -> Any:
         """The change's subject, once kernel and database have it. Raises what refused it."""
-        return await asyncio.wrap_future(self.worker.submit(service))
+        return await asyncio.wrap_future(self.worker.submit(service, once))
 
 
 def _backend(request: Request) -> Backend:

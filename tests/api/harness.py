@@ -2,7 +2,7 @@
 
 import asyncio
 from concurrent.futures import Future
-from functools import cache
+from functools import cache, partial
 from ipaddress import ip_interface, ip_network
 
 import httpx
@@ -70,11 +70,24 @@ class Client:
     def gather(self, *requests):
         """Requests (method, path, body) at the same time."""
 
-        async def together():
-            calls = (self._client.request(method, path, json=body) for method, path, body in requests)
-            return await asyncio.gather(*calls)
+        return self.together([self.prepared(method, path, json=body) for method, path, body in requests])
 
-        return self._runner.run(together())
+    def prepared(self, method, path, **options):
+        """A request for `together`."""
+        return partial(self._client.request, method, path, **options)
+
+    def together(self, requests):
+        """The answers to prepared requests that are sent at the same time."""
+
+        async def sent():
+            return await asyncio.gather(*(request() for request in requests))
+
+        return self._runner.run(sent())
+
+    @staticmethod
+    def of(app):
+        """A client of another application."""
+        return Client(app)
 
     def close(self):
         self._runner.run(self._client.aclose())

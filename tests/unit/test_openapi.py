@@ -37,6 +37,8 @@ def test_every_operation(path, method, operation):
         assert {"404", "422"} & set(problems)
     if method in ("post", "patch", "delete"):
         assert {"422", "502", "503"} <= set(problems)
+    if method in ("patch", "delete"):
+        assert "412" in problems
     for status, one in problems.items():
         assert one["description"]
         if (path, status) != ("/readyz", "503"):

@@ -1,0 +1,128 @@
+"""What POST, GET, PATCH and DELETE of one object have in common: tags, preconditions, keys."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated, Any, Generic, TypeVar
+
+from fastapi import Depends, Header, Request, Response
+from pydantic import BaseModel
+
+from app.api.deps import Backend
+from app.model.errors import NotFound
+from app.services.context import Change, Context, Object, View
+from app.services.etags import is_known, matching, tag_of
+from app.services.replies import Once, Reply
+
+T = TypeVar("T", bound=Object)
+Service = Callable[[Context], Change]
+
+IfMatch = Annotated[
+    list[str] | None,
+    Header(description="ETags, or `*`: 412 unless the object's is among them at the moment of change."),
+]
+IfNoneMatch = Annotated[list[str] | None, Header(description="ETags: 304 where the object's is among them.")]
+
+
+async def _key(
+    request: Request,
+    idempotency_key: Annotated[
+        str | None,
+        Header(
+            pattern="^[\x21-\x7e]{1,255}$",
+            description="1 to 255 visible characters: for 24 hours, the same request with it has the same answer.",
+        ),
+    ] = None,
+) -> tuple[str, str] | None:
+    """Whose key it is, and the key."""
+    if idempotency_key is None:
+        return None
+    principal = request.scope.get("state", {}).get("principal")
+    return getattr(principal, "name", ""), idempotency_key
+
+
+Key = Annotated[tuple[str, str] | None, Depends(_key)]
+
+
+@dataclass(frozen=True, slots=True)
+class Resource(Generic[T]):
+    """A kind of object. path: where its objects are; show: its answer."""
+
+    path: str
+    show: Callable[[View, T], BaseModel]
+
+    def _reply(self, view: View, subject: T, status: int = 200) -> Reply:
+        headers = {"ETag": tag_of(view, subject)}
+        if status == 201:
+            headers["Location"] = f"{self.path}/{subject.id}"
+        return Reply(status, self.show(view, subject).model_dump_json(), headers)
+
+    def listed(self, backend: Backend, found: Iterable[T]) -> list[Any]:
+        """Their answers, without those that go while the list is made."""
+        answers = []
+        for one in found:
+            with suppress(NotFound):
+                answers.append(self.show(backend.catalog, one))
+        return answers
+
+    async def create(
+        self, backend: Backend, key: tuple[str, str] | None, service: Service, body: BaseModel
+    ) -> Response:
+        """201, or the answer that was given to this key before. Raises what refuses it."""
+        if key is None:
+            return _response(self._reply(backend.catalog, await backend.change(service), 201))
+        scope, name = key
+        once = Once(scope, name, self._fingerprint(body), partial(self._reply, status=201))
+        return _response(await backend.change(service, once))
+
+    def _fingerprint(self, body: BaseModel) -> str:
+        asked = body.model_dump(mode="json", exclude_unset=True)
+        return hashlib.sha256(json.dumps([self.path, asked], sort_keys=True).encode()).hexdigest()
+
+    def found(self, backend: Backend, subject: T, known: list[str] | None) -> Response:
+        """200, or 304 where the client has it."""
+        tag = tag_of(backend.catalog, subject)
+        if known is not None and is_known(tag, known):
+            return Response(status_code=304, headers={"ETag": tag})
+        return _response(self._reply(backend.catalog, subject))
+
+    async def change(
+        self, backend: Backend, service: Service, find: Callable[[Context], T], if_match: list[str] | None
+    ) -> Response:
+        """200 with the object as the change left it. Raises what refuses it."""
+        subject = await backend.change(matching(service, find, if_match))
+        return _response(self._reply(backend.catalog, subject))
+
+
+def _response(reply: Reply) -> Response:
+    headers = dict(reply.headers)
+    if reply.replayed:
+        headers["Idempotency-Replayed"] = "true"
+    return Response(reply.body, reply.status, headers, "application/json")
+
+
+def _header(description: str) -> dict[str, Any]:
+    return {"description": description, "schema": {"type": "string"}}
+
+
+_ETAG = {"ETag": {**_header("Of the object without its status."), "required": True}}
+SHOWN: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The object", "headers": _ETAG},
+    304: {"description": "As the client has it", "headers": _ETAG},
+}
+CHANGED: dict[int | str, dict[str, Any]] = {200: {"description": "The object", "headers": _ETAG}}
+CREATED: dict[int | str, dict[str, Any]] = {
+    201: {
+        "description": "The object",
+        "headers": {
+            **_ETAG,
+            "Location": {**_header("Its path."), "required": True},
+            "Idempotency-Replayed": _header("`true`: the answer to the first request with this key."),
+        },
+    }
+}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -15,6 +17,8 @@ from sqlmodel import Session
 
 import app
 from app.model.errors import StartupError, StoreFailed
+
+log = logging.getLogger("bridgehead.store")
 
 _BUSY_MS = 5000
 _WORDS = "move it away to start with an empty one, or restore a backup"
@@ -80,8 +84,27 @@ def _upgrade(engine: Engine, url: str) -> None:
             f"database '{url}' was written by a newer Bridgehead (schema {current}, this one knows {head}): "
             f"upgrade Bridgehead, or {_WORDS}"
         )
+    if current is not None and engine.url.database:
+        _copy(engine, Path(f"{engine.url.database}.before-{head}"), url)
     engine.dispose()  # a child must not share its parent's connections
     _in_child(lambda: _run_migrations(engine))
+
+
+def _copy(engine: Engine, copy: Path, url: str) -> None:
+    """A copy of the database as it is, whole or not at all, for whoever goes back. Raises StartupError."""
+    part = copy.with_name(f"{copy.name}.part")
+    try:
+        part.unlink(missing_ok=True)
+        os.close(os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        with engine.connect() as connection, contextlib.closing(sqlite3.connect(part)) as target:
+            connection.connection.driver_connection.backup(target)  # type: ignore[union-attr]
+            target.execute("PRAGMA journal_mode=DELETE").close()  # one file, without its log beside it
+        part.replace(copy)
+    except (OSError, sqlite3.Error) as failure:
+        with contextlib.suppress(OSError):  # what it said first counts
+            part.unlink(missing_ok=True)
+        raise StartupError(f"database '{url}' cannot be copied to '{copy}' before its upgrade ({failure})") from failure
+    log.info("the database as it was before its upgrade is kept in %s", copy)
 
 
 def _run_migrations(engine: Engine) -> None:

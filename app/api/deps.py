@@ -14,6 +14,7 @@ from app.model.errors import Invalid
 from app.model.host import FirewallReport, HostFacts
 from app.services.catalog import Catalog
 from app.services.context import Change, Context
+from app.services.document import Document
 from app.services.replies import Once
 
 
@@ -43,6 +44,7 @@ class Backend:
     worker: Submitter
     database_writable: Callable[[], bool]
     firewall: str
+    export: Callable[[], Document]
 
     async def change(self, service: Callable[[Context], Change], once: Once | None = None) -> Any:
         """The change's subject, once kernel and database have it. Raises what refused it."""

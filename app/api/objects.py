@@ -49,6 +49,14 @@ async def _key(
 Key = Annotated[tuple[str, str] | None, Depends(_key)]
 
 
+def once(path: str, key: tuple[str, str] | None, body: BaseModel, reply: Callable[[View, Any], Reply]) -> Once | None:
+    """What the worker needs to carry a request out once, where it has a key."""
+    if key is None:
+        return None
+    asked = json.dumps([path, body.model_dump(mode="json", exclude_unset=True)], sort_keys=True)
+    return Once(*key, hashlib.sha256(asked.encode()).hexdigest(), reply)
+
+
 @dataclass(frozen=True, slots=True)
 class Resource(Generic[T]):
     """A kind of object. path: where its objects are; show: its answer."""
@@ -74,15 +82,9 @@ class Resource(Generic[T]):
         self, backend: Backend, key: tuple[str, str] | None, service: Service, body: BaseModel
     ) -> Response:
         """201, or the answer that was given to this key before. Raises what refuses it."""
-        if key is None:
-            return _response(self._reply(backend.catalog, await backend.change(service), 201))
-        scope, name = key
-        once = Once(scope, name, self._fingerprint(body), partial(self._reply, status=201))
-        return _response(await backend.change(service, once))
-
-    def _fingerprint(self, body: BaseModel) -> str:
-        asked = body.model_dump(mode="json", exclude_unset=True)
-        return hashlib.sha256(json.dumps([self.path, asked], sort_keys=True).encode()).hexdigest()
+        reply = partial(self._reply, status=201)
+        made = await backend.change(service, once(self.path, key, body, reply))
+        return _response(made if isinstance(made, Reply) else reply(backend.catalog, made))
 
     def found(self, backend: Backend, subject: T, known: list[str] | None) -> Response:
         """200, or 304 where the client has it."""

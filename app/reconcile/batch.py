@@ -159,12 +159,11 @@ class Requests:
         self, once: Once | None, context: Context, change: Change, rendered: dict[Key, Rendered], outcome: Outcome
     ) -> Reply | None:
         """Writes the answer of a request with a key beside what it made, as it will be once that is committed."""
-        subject = _subject(change, rendered)
-        if once is None or subject is None:
+        if once is None:
             return None
         statuses = Catalog()
         publish_statuses(statuses, rendered, outcome.refused, self._executor.obstacle)
-        reply = once.reply(Uncommitted(context, statuses), subject)
+        reply = once.reply(Uncommitted(context, statuses), _subject(change, rendered))
         once.keep(context.store, context.now, reply)
         return reply
 

@@ -31,7 +31,7 @@ class Once:
     scope: str
     key: str
     fingerprint: str
-    reply: Callable[[View, Object], Reply]
+    reply: Callable[[View, Object | None], Reply]
 
     def recall(self, store: Repository, now: datetime) -> Reply | None:
         """The answer given before. Raises IdempotencyMismatch where the key was another request's."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sqlalchemy import Engine, create_engine, event
+from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlmodel import Session
@@ -21,6 +21,8 @@ from app.model.errors import StartupError, StoreFailed
 log = logging.getLogger("bridgehead.store")
 
 _BUSY_MS = 5000
+_READS = "bridgehead_reads"
+"""An execution option: the transaction does not write, and waits for nobody who does."""
 _WORDS = "move it away to start with an empty one, or restore a backup"
 
 
@@ -68,9 +70,10 @@ def _configure(engine: Engine) -> None:
             connection.execute(f"PRAGMA {pragma}").close()
 
     @event.listens_for(engine, "begin")
-    def _begin(connection: object) -> None:
+    def _begin(connection: Connection) -> None:
         # sqlite3's own BEGIN comes too late for savepoints
-        connection.exec_driver_sql("BEGIN IMMEDIATE")  # type: ignore[attr-defined]
+        reads = connection.get_execution_options().get(_READS)
+        connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
 
 
 def _upgrade(engine: Engine, url: str) -> None:
@@ -152,6 +155,16 @@ def transaction(engine: Engine) -> Iterator[Session]:
             session.commit()
         except SQLAlchemyError as failure:
             session.rollback()
+            raise store_failed(failure) from failure
+
+
+@contextmanager
+def snapshot(engine: Engine) -> Iterator[Session]:
+    """One moment's state, to read, beside whatever is being written. Raises StoreFailed."""
+    with Session(engine.execution_options(**{_READS: True}), expire_on_commit=False) as session:
+        try:
+            yield session
+        except SQLAlchemyError as failure:
             raise store_failed(failure) from failure
 
 

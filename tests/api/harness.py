@@ -10,7 +10,7 @@ import httpx
 from app.api.deps import Backend
 from app.firewall.null import NullFirewall
 from app.kernel.fake import FakeKernel
-from app.main import create_app
+from app.main import create_app, export
 from app.model.errors import NotFound
 from app.reconcile.worker import Parts, Worker
 from app.services.catalog import Catalog
@@ -97,13 +97,13 @@ class Client:
 class Api:
     """A client, and what stands behind the API."""
 
-    def __init__(self, engine, kernel, pools=POOLS):
+    def __init__(self, engine, kernel, pools=POOLS, app=None):
         self.engine, self.kernel = engine, kernel
         self.catalog = Catalog()
         self.worker = Worker(Parts(engine, self.catalog, lambda: kernel, NullFirewall, pools, 3600.0))
         self.worker.start()
-        backend = Backend(self.catalog, self.worker, lambda: is_writable(engine), "none")
-        self.app = application()
+        backend = Backend(self.catalog, self.worker, lambda: is_writable(engine), "none", lambda: export(engine))
+        self.app = app or application()
         self.app.state.backend = backend
         self.client = Client(self.app)
 

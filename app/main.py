@@ -59,6 +59,7 @@ def create_app(backend: Backend | None = None) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         strict_content_type=False,
+        redirect_slashes=False,
         separate_input_output_schemas=False,
     )
     application.state.backend = backend
@@ -195,6 +196,7 @@ def load_settings(**flags: object) -> Settings:
         return Settings(**given)  # type: ignore[arg-type]
     except ValidationError as failure:
         first = failure.errors()[0]
+        given_as = f", not '{first['input']}'" if first["type"] != "value_error" else ""
         raise StartupError(
-            f"{'.'.join(map(str, first['loc']))}: {first['msg'].removeprefix('Value error, ')}"
+            f"{'.'.join(map(str, first['loc']))}: {first['msg'].removeprefix('Value error, ')}{given_as}"
         ) from None

@@ -95,7 +95,7 @@ async def listing(
     response_model=EndpointOut,
     responses=SHOWN | errors(NotFound, Invalid),
 )
-async def show(ref: str, backend: BackendDep, if_none_match: IfNoneMatch = None) -> Response:
+async def show(ref: str, backend: BackendDep, if_none_match: IfNoneMatch) -> Response:
     return _ENDPOINT.found(backend, backend.catalog.endpoint(ref), if_none_match)
 
 
@@ -106,7 +106,7 @@ async def show(ref: str, backend: BackendDep, if_none_match: IfNoneMatch = None)
     response_model=EndpointOut,
     responses=CHANGED | errors(NotFound, Invalid, NameTaken, PreconditionFailed, *_FAILURES),
 )
-async def change(ref: str, body: EndpointPatch, backend: BackendDep, if_match: IfMatch = None) -> Response:
+async def change(ref: str, body: EndpointPatch, backend: BackendDep, if_match: IfMatch) -> Response:
     service = partial(endpoints.update, ref=ref, request=body)
     return await _ENDPOINT.change(backend, service, lambda context: context.endpoint(ref), if_match)
 
@@ -119,6 +119,6 @@ async def change(ref: str, body: EndpointPatch, backend: BackendDep, if_match: I
     response_class=Response,
     responses=errors(NotFound, Invalid, EndpointInUse, PreconditionFailed, *_FAILURES),
 )
-async def delete(ref: str, backend: BackendDep, force: Force = False, if_match: IfMatch = None) -> None:
+async def delete(ref: str, backend: BackendDep, if_match: IfMatch, force: Force = False) -> None:
     service = partial(endpoints.delete, ref=ref, force=force)
     await backend.change(matching(service, lambda context: context.endpoint(ref), if_match))

@@ -112,7 +112,7 @@ async def create(body: AllocationCreate, backend: BackendDep, key: Key) -> Respo
     response_model=AllocationOut,
     responses=SHOWN | errors(NotFound, Invalid),
 )
-async def show(allocation_id: str, backend: BackendDep, if_none_match: IfNoneMatch = None) -> Response:
+async def show(allocation_id: str, backend: BackendDep, if_none_match: IfNoneMatch) -> Response:
     return _RESERVATION.found(backend, backend.catalog.allocation(allocation_id), if_none_match)
 
 
@@ -124,6 +124,6 @@ async def show(allocation_id: str, backend: BackendDep, if_none_match: IfNoneMat
     response_class=Response,
     responses=errors(NotFound, Invalid, EndpointInUse, NetworkInUse, PreconditionFailed, *_FAILURES),
 )
-async def delete(allocation_id: str, backend: BackendDep, if_match: IfMatch = None) -> None:
+async def delete(allocation_id: str, backend: BackendDep, if_match: IfMatch) -> None:
     service = partial(allocations.delete, allocation_id=allocation_id)
     await backend.change(matching(service, lambda context: context.allocation(allocation_id), if_match))

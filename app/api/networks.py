@@ -78,7 +78,7 @@ async def listing(backend: BackendDep, limit: Limit = None, label: LabelQuery = 
     response_model=NetworkOut,
     responses=SHOWN | errors(NotFound, Invalid),
 )
-async def show(ref: str, backend: BackendDep, if_none_match: IfNoneMatch = None) -> Response:
+async def show(ref: str, backend: BackendDep, if_none_match: IfNoneMatch) -> Response:
     return _NETWORK.found(backend, backend.catalog.network(ref), if_none_match)
 
 
@@ -89,7 +89,7 @@ async def show(ref: str, backend: BackendDep, if_none_match: IfNoneMatch = None)
     response_model=NetworkOut,
     responses=CHANGED | errors(NotFound, Invalid, AddressOutsideSubnet, AddressTaken, PreconditionFailed, *_FAILURES),
 )
-async def change(ref: str, body: NetworkPatch, backend: BackendDep, if_match: IfMatch = None) -> Response:
+async def change(ref: str, body: NetworkPatch, backend: BackendDep, if_match: IfMatch) -> Response:
     service = partial(networks.update, ref=ref, request=body)
     return await _NETWORK.change(backend, service, lambda context: context.network(ref), if_match)
 
@@ -102,6 +102,6 @@ async def change(ref: str, body: NetworkPatch, backend: BackendDep, if_match: If
     response_class=Response,
     responses=errors(NotFound, Invalid, NetworkInUse, PreconditionFailed, *_FAILURES),
 )
-async def delete(ref: str, backend: BackendDep, force: Force = False, if_match: IfMatch = None) -> None:
+async def delete(ref: str, backend: BackendDep, if_match: IfMatch, force: Force = False) -> None:
     service = partial(networks.delete, ref=ref, force=force)
     await backend.change(matching(service, lambda context: context.network(ref), if_match))

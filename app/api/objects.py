@@ -22,11 +22,27 @@ from app.services.replies import Once, Reply
 T = TypeVar("T", bound=Object)
 Service = Callable[[Context], Change]
 
-IfMatch = Annotated[
-    list[str] | None,
-    Header(description="ETags, or `*`: 412 unless the object's is among them at the moment of change."),
-]
-IfNoneMatch = Annotated[list[str] | None, Header(description="ETags: 304 where the object's is among them.")]
+
+async def _if_match(
+    request: Request,
+    if_match: Annotated[
+        str | None, Header(description="ETags, or `*`: 412 unless the object's is among them when it is changed.")
+    ] = None,
+) -> list[str] | None:
+    return request.headers.getlist("if-match") if if_match is not None else None
+
+
+async def _if_none_match(
+    request: Request,
+    if_none_match: Annotated[str | None, Header(description="ETags: 304 where the object's is among them.")] = None,
+) -> list[str] | None:
+    return request.headers.getlist("if-none-match") if if_none_match is not None else None
+
+
+IfMatch = Annotated[list[str] | None, Depends(_if_match)]
+"""The header's lines."""
+IfNoneMatch = Annotated[list[str] | None, Depends(_if_none_match)]
+"""The header's lines."""
 
 
 async def _key(

@@ -84,7 +84,7 @@ async def listing(
     response_model=PortmapOut,
     responses=SHOWN | errors(NotFound, Invalid),
 )
-async def show(ref: str, backend: BackendDep, if_none_match: IfNoneMatch = None) -> Response:
+async def show(ref: str, backend: BackendDep, if_none_match: IfNoneMatch) -> Response:
     return _PORTMAP.found(backend, backend.catalog.portmap(ref), if_none_match)
 
 
@@ -95,7 +95,7 @@ async def show(ref: str, backend: BackendDep, if_none_match: IfNoneMatch = None)
     response_model=PortmapOut,
     responses=CHANGED | errors(NotFound, Invalid, PreconditionFailed, *_FAILURES),
 )
-async def change(ref: str, body: PortmapPatch, backend: BackendDep, if_match: IfMatch = None) -> Response:
+async def change(ref: str, body: PortmapPatch, backend: BackendDep, if_match: IfMatch) -> Response:
     service = partial(portmaps.update, portmap_id=ref, request=body)
     return await _PORTMAP.change(backend, service, lambda context: context.portmap(ref), if_match)
 
@@ -108,6 +108,6 @@ async def change(ref: str, body: PortmapPatch, backend: BackendDep, if_match: If
     response_class=Response,
     responses=errors(NotFound, Invalid, PreconditionFailed, KernelRefused, StoreFailed),
 )
-async def delete(ref: str, backend: BackendDep, if_match: IfMatch = None) -> None:
+async def delete(ref: str, backend: BackendDep, if_match: IfMatch) -> None:
     service = partial(portmaps.delete, portmap_id=ref)
     await backend.change(matching(service, lambda context: context.portmap(ref), if_match))

@@ -71,14 +71,14 @@ def known_query(request: Request) -> None:
 BackendDep = Annotated[Backend, Depends(_backend)]
 Limit = Annotated[int | None, Query(ge=1, le=1000, description="At most so many; all without it.")]
 LabelQuery = Annotated[
-    list[str] | None, Query(description="`key=value`, or `key` for any value; repeated, all must match.")
+    list[str], Query(default_factory=list, description="`key=value`, or `key` for any; repeated, all must match.")
 ]
 Force = Annotated[bool, Query(description="Also removes what depends on it.")]
 
 
-def label_filter(labels: list[str] | None) -> Callable[[Any], bool]:
+def label_filter(labels: list[str]) -> Callable[[Any], bool]:
     """Keeps objects that carry every label asked for. Raises Invalid for an empty key."""
-    wanted = [one.partition("=") for one in labels or []]
+    wanted = [one.partition("=") for one in labels]
     if any(not key for key, _equals, _value in wanted):
         raise Invalid("label '=...' has no key; use ?label=key=value")
 

@@ -72,10 +72,10 @@ async def create(body: EndpointCreate, backend: BackendDep, key: Key) -> Respons
 @router.get("", operation_id="list_endpoints", summary="List endpoints", responses=errors(NotFound, Invalid))
 async def listing(
     backend: BackendDep,
+    label: LabelQuery,
     limit: Limit = None,
     network: str | None = None,
     namespace: str | None = None,
-    label: LabelQuery = None,
 ) -> list[EndpointOut]:
     network_id = backend.catalog.network(network).id if network is not None else None
     found = page(

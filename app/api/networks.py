@@ -66,7 +66,7 @@ async def create(body: NetworkCreate, backend: BackendDep, key: Key) -> Response
 
 
 @router.get("", operation_id="list_networks", summary="List networks", responses=errors(Invalid))
-async def listing(backend: BackendDep, limit: Limit = None, label: LabelQuery = None) -> list[NetworkOut]:
+async def listing(backend: BackendDep, label: LabelQuery, limit: Limit = None) -> list[NetworkOut]:
     found = page(backend.catalog.networks.values(), limit, label_filter(label))
     return _NETWORK.listed(backend, found)
 

@@ -20,6 +20,7 @@ from app.model.errors import (
     PortTaken,
     PreconditionFailed,
     StoreFailed,
+    TooManyPorts,
 )
 from app.model.spec import Portmap
 from app.services import portmaps
@@ -29,7 +30,7 @@ from app.services.etags import matching
 from app.services.requests import PortmapCreate, PortmapPatch
 
 router = APIRouter(prefix="/portmaps", tags=["portmaps"])
-_FAILURES = (InternalNetwork, NoGateway, PortTaken, KernelRefused, StoreFailed)
+_FAILURES = (InternalNetwork, NoGateway, PortTaken, TooManyPorts, KernelRefused, StoreFailed)
 
 
 def _out(view: View, portmap: Portmap) -> PortmapOut:
@@ -54,10 +55,10 @@ async def create(body: PortmapCreate, backend: BackendDep, key: Key) -> Response
 @router.get("", operation_id="list_portmaps", summary="List port mappings", responses=errors(NotFound, Invalid))
 async def listing(
     backend: BackendDep,
+    label: LabelQuery,
     limit: Limit = None,
     network: str | None = None,
     endpoint: str | None = None,
-    label: LabelQuery = None,
 ) -> list[PortmapOut]:
     catalog = backend.catalog
     network_id = catalog.network(network).id if network is not None else None

@@ -3,7 +3,7 @@
 The chains of `table ip bridgehead` and `table ip6 bridgehead` (docs/dataplane.md tells the packets' outcomes,
 row by row). Each runs just before the other tools' chains of its hook:
 
-    loopback     127.0.0.0/8 from the wire dies before any DNAT (IPv6: the kernel itself sees to ::1)
+    loopback     127.0.0.0/8 from the wire dies before any DNAT (IPv6: `prerouting` leaves ::1 alone)
     forward      neighbours, closed networks, -> into: what goes to a network; what leaves one passes
     prerouting   local destinations -> published: DNAT
     output       the same for local processes
@@ -128,7 +128,7 @@ def _traffic_layout(family: Family) -> Layout:
         "output": "{ type nat hook output priority -101; }",
         "postrouting": "{ type nat hook postrouting priority 99; }",
     }
-    return Layout(family, _traffic_containers(family), chains, {**_forward_rules(), **_nat_rules(family)})
+    return Layout(family, _traffic_containers(family), chains, {**_forward_rules(family), **_nat_rules(family)})
 
 
 def _traffic_containers(family: Family) -> dict[str, Container]:
@@ -142,6 +142,7 @@ def _traffic_containers(family: Family) -> dict[str, Container]:
         "open": names,
         "neighbours": Container(("ifname", "ifname"), ("verdict",)),
         "own": Container((address, address), interval=True),
+        "beside": Container((address, address), interval=True),
         "masqueraded": Container((address, address), interval=True),
         "snat_to": Container((address, address), (address,), interval=True),
         "ports": Container(("inet_proto", address, "inet_service"), target),
@@ -149,13 +150,15 @@ def _traffic_containers(family: Family) -> dict[str, Container]:
     }
 
 
-def _forward_rules() -> dict[str, tuple[str, ...]]:
+def _forward_rules(family: Family) -> dict[str, tuple[str, ...]]:
     """Each network is in `networks`; in `closed`, or where they apply in `isolated` and `open`."""
+    # of what is answered past the host, by a namespace that is on both networks, conntrack sees one half only
+    stray = f"meta l4proto tcp ct state invalid {family} saddr . {family} daddr != @beside"
     return {
         "loopback": ('iifname != "lo" ip daddr 127.0.0.0/8 drop',),
         "forward": (
-            "meta l4proto tcp ct state invalid iifname @networks drop",
-            "meta l4proto tcp ct state invalid oifname @networks drop",
+            f"{stray} iifname @networks drop",
+            f"{stray} oifname @networks drop",
             "iifname . oifname vmap @neighbours",
             "iifname @closed drop",
             "oifname @closed drop",
@@ -176,15 +179,18 @@ def _forward_rules() -> dict[str, tuple[str, ...]]:
 
 def _nat_rules(family: Family) -> dict[str, tuple[str, ...]]:
     ip = family
+    # the kernel drops ::1 from the wire, but where br_netfilter is at work it is asked after DNAT only
+    from_wire = ("ip6 daddr ::1 return",) if family == "ip6" else ()
     return {
         "published": (
             f"dnat {ip} to meta l4proto . {ip} daddr . th dport map @ports",
             f"dnat {ip} to meta l4proto . th dport map @ports_anywhere",
         ),
-        "prerouting": ("iifname @closed return", "fib daddr type local goto published"),
+        "prerouting": ("iifname @closed return", *from_wire, "fib daddr type local goto published"),
         "output": ("fib daddr type local goto published",),
         "inward": (
             f"ct status dnat {ip} saddr . {ip} daddr @own masquerade",
+            f"ct status dnat {ip} saddr . {ip} daddr @beside masquerade",
             "ct status dnat fib saddr type local masquerade",
         ),
         "postrouting": (
@@ -259,6 +265,8 @@ def _policy(policy: NetworkPolicy) -> Iterator[Element]:
         yield Element(family, "closed", (bridge,))
         return
     yield Element(family, "own", (subnet, subnet))
+    for other in sorted(policy.beside, key=str):
+        yield Element(family, "beside", (_prefix(other), subnet))
     if policy.isolated:
         yield Element(family, "isolated", (bridge,))
     if not policy.masquerade:

@@ -98,6 +98,10 @@ class NotEmpty(Conflict):
     code, title = "not_empty", "Not empty"
 
 
+class TooManyPorts(Conflict):
+    code, title = "too_many_ports", "Too many ports"
+
+
 class Unauthorized(BridgeheadError):
     code, status, title = "unauthorized", 401, "Unauthorized"
 

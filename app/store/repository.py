@@ -145,16 +145,15 @@ class Repository:
         rows = self._all(EndpointRow, EndpointRow.namespace_key == namespace_key)
         return [mapping.endpoint_of(row) for row in rows]
 
-    def is_multihomed(self, network: Network) -> bool:
-        """Whether an endpoint of the network is in a namespace that is on another network too."""
+    def networks_beside(self, network: Network) -> list[Network]:
+        """The other networks that a namespace with an endpoint of this one is on."""
         other = aliased(EndpointRow)
-        statement = (
-            select(EndpointRow.seq)
-            .join(other, col(other.namespace_key) == col(EndpointRow.namespace_key))
+        ids = (
+            select(other.network_id)
+            .join(EndpointRow, col(other.namespace_key) == col(EndpointRow.namespace_key))
             .where(EndpointRow.network_id == network.id, col(other.network_id) != network.id)
-            .limit(1)
         )
-        return self._session.exec(statement).first() is not None
+        return [mapping.network_of(row) for row in self._all(NetworkRow, col(NetworkRow.id).in_(ids))]
 
     def add_endpoint(self, endpoint: Endpoint) -> None:
         self._save(mapping.fill_endpoint(_blank(EndpointRow), endpoint))
@@ -235,9 +234,10 @@ class Repository:
         for row in self._session.exec(select(PortFloorRow).where(*above)).all():
             self._save(row, port=port)
 
-    def has_local_ports(self, network: Network) -> bool:
-        """Whether a port of 127.0.0.1 leads into the network."""
-        local = or_(PortmapRow.host_ip == "0.0.0.0", col(PortmapRow.host_ip).like("127.%"))  # noqa: S104 - a value
+    def has_local_ports(self, network: Network, version: Version) -> bool:
+        """Whether a port of 127.0.0.1, or of ::1, leads into the network."""
+        everywhere, loopback = ("0.0.0.0", "127.%") if version == 4 else ("::", "::1")  # noqa: S104 - a value
+        local = or_(PortmapRow.host_ip == everywhere, col(PortmapRow.host_ip).like(loopback))
         members = select(EndpointRow.id).where(EndpointRow.network_id == network.id)
         statement = select(PortmapRow.seq).where(local, col(PortmapRow.endpoint_id).in_(members)).limit(1)
         return self._session.exec(statement).first() is not None

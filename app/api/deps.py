@@ -60,16 +60,22 @@ def _backend(request: Request) -> Backend:
 
 def known_query(request: Request) -> None:
     """Raises Invalid for a parameter that the operation does not know: a mistyped filter would keep everything."""
-    route = request.scope["route"]
-    known = {field.alias for field in route.dependant.query_params}
+    if not request.query_params:
+        return
+    known = _query_names(request.scope["route"].dependant)
     for name in request.query_params:
         if name not in known:
             hint = f"it knows {', '.join(sorted(known))}" if known else "it takes none"
             raise Invalid(f"query parameter '{name}' is not known here; {hint}")
 
 
+def _query_names(dependant: Any) -> set[str]:
+    """Those of an operation and of what it depends on."""
+    names = {field.alias for field in dependant.query_params}
+    return names.union(*(_query_names(one) for one in dependant.dependencies))
+
+
 BackendDep = Annotated[Backend, Depends(_backend)]
-Limit = Annotated[int | None, Query(ge=1, le=1000, description="At most so many; all without it.")]
 LabelQuery = Annotated[
     list[str], Query(default_factory=list, description="`key=value`, or `key` for any; repeated, all must match.")
 ]

@@ -6,9 +6,10 @@ from functools import partial
 
 from fastapi import APIRouter, Response
 
-from app.api.deps import BackendDep, Force, LabelQuery, Limit, label_filter
+from app.api.deps import BackendDep, Force, LabelQuery, label_filter
 from app.api.docs import errors
 from app.api.objects import CHANGED, CREATED, SHOWN, IfMatch, IfNoneMatch, Key, Resource
+from app.api.paging import LISTED, PagingDep, by_age
 from app.api.schemas import EndpointOut, endpoint_out
 from app.model.errors import (
     AddressOutsideSubnet,
@@ -28,7 +29,6 @@ from app.model.errors import (
 )
 from app.model.spec import Endpoint, NetnsKind
 from app.services import endpoints
-from app.services.catalog import page
 from app.services.context import View
 from app.services.etags import matching
 from app.services.requests import EndpointCreate, EndpointPatch
@@ -69,18 +69,18 @@ async def create(body: EndpointCreate, backend: BackendDep, key: Key) -> Respons
     return await _ENDPOINT.create(backend, key, partial(endpoints.create, request=body), body)
 
 
-@router.get("", operation_id="list_endpoints", summary="List endpoints", responses=errors(NotFound, Invalid))
+@router.get("", operation_id="list_endpoints", summary="List endpoints", responses=LISTED | errors(NotFound, Invalid))
 async def listing(
     backend: BackendDep,
+    paging: PagingDep,
     label: LabelQuery,
-    limit: Limit = None,
     network: str | None = None,
     namespace: str | None = None,
 ) -> list[EndpointOut]:
     network_id = backend.catalog.network(network).id if network is not None else None
-    found = page(
+    found = paging.part(
         backend.catalog.endpoints.values(),
-        limit,
+        by_age,
         label_filter(label),
         lambda one: network_id is None or one.network_id == network_id,
         lambda one: namespace is None or (one.netns.kind is NetnsKind.NAME and one.netns.value == namespace),

@@ -6,9 +6,10 @@ from functools import partial
 
 from fastapi import APIRouter, Response
 
-from app.api.deps import Backend, BackendDep, Limit
+from app.api.deps import Backend, BackendDep
 from app.api.docs import errors
 from app.api.objects import CREATED, SHOWN, IfMatch, IfNoneMatch, Key, Resource
+from app.api.paging import LISTED, PagingDep, by_address, by_age
 from app.api.schemas import AllocationOut, HolderOut, PoolOut
 from app.model.errors import (
     AddressOutsideSubnet,
@@ -25,7 +26,6 @@ from app.model.errors import (
 )
 from app.model.spec import Allocation, AllocationKind, Network
 from app.services import allocations
-from app.services.catalog import page
 from app.services.context import View
 from app.services.etags import matching
 from app.services.requests import AllocationCreate
@@ -73,23 +73,28 @@ def _pools(backend: Backend, network: Network) -> list[PoolOut]:
 
 
 @router.get(
-    "/pools", operation_id="list_pools", summary="Count the networks' addresses", responses=errors(NotFound, Invalid)
+    "/pools",
+    operation_id="list_pools",
+    summary="Count the networks' addresses",
+    responses=LISTED | errors(NotFound, Invalid),
 )
-async def pools(backend: BackendDep, limit: Limit = None, network: str | None = None) -> list[PoolOut]:
+async def pools(backend: BackendDep, paging: PagingDep, network: str | None = None) -> list[PoolOut]:
     chosen = [backend.catalog.network(network)] if network is not None else list(backend.catalog.networks.values())
-    return page((pool for one in chosen for pool in _pools(backend, one)), limit)
+    counted = [(one, pool) for one in chosen for pool in _pools(backend, one)]
+    return [pool for _network, pool in paging.part(counted, lambda pair: [*by_age(pair[0]), ":" in pair[1].subnet])]
 
 
 @router.get(
     "/allocations",
     operation_id="list_allocations",
     summary="Show who holds which address",
-    responses=errors(NotFound, Invalid),
+    responses=LISTED | errors(NotFound, Invalid),
 )
-async def listing(backend: BackendDep, limit: Limit = None, network: str | None = None) -> list[AllocationOut]:
+async def listing(backend: BackendDep, paging: PagingDep, network: str | None = None) -> list[AllocationOut]:
     chosen = [backend.catalog.network(network)] if network is not None else list(backend.catalog.networks.values())
-    held = (one for each in chosen for one in backend.catalog.allocations(each))
-    return _RESERVATION.listed(backend, page(held, limit))
+    held = ((each, one) for each in chosen for one in backend.catalog.allocations(each))
+    found = paging.part(held, lambda pair: by_address(*pair))
+    return _RESERVATION.listed(backend, (one for _network, one in found))
 
 
 @router.post(

@@ -6,9 +6,10 @@ from functools import partial
 
 from fastapi import APIRouter, Response
 
-from app.api.deps import BackendDep, Force, LabelQuery, Limit, label_filter
+from app.api.deps import BackendDep, Force, LabelQuery, label_filter
 from app.api.docs import errors
 from app.api.objects import CHANGED, CREATED, SHOWN, IfMatch, IfNoneMatch, Key, Resource
+from app.api.paging import LISTED, PagingDep, by_age
 from app.api.schemas import NetworkOut, network_out
 from app.model.errors import (
     AddressOutsideSubnet,
@@ -27,7 +28,6 @@ from app.model.errors import (
 )
 from app.model.spec import Network
 from app.services import networks
-from app.services.catalog import page
 from app.services.context import View
 from app.services.etags import matching
 from app.services.requests import NetworkCreate, NetworkPatch
@@ -65,9 +65,9 @@ async def create(body: NetworkCreate, backend: BackendDep, key: Key) -> Response
     return await _NETWORK.create(backend, key, partial(networks.create, request=body), body)
 
 
-@router.get("", operation_id="list_networks", summary="List networks", responses=errors(Invalid))
-async def listing(backend: BackendDep, label: LabelQuery, limit: Limit = None) -> list[NetworkOut]:
-    found = page(backend.catalog.networks.values(), limit, label_filter(label))
+@router.get("", operation_id="list_networks", summary="List networks", responses=LISTED | errors(Invalid))
+async def listing(backend: BackendDep, paging: PagingDep, label: LabelQuery) -> list[NetworkOut]:
+    found = paging.part(backend.catalog.networks.values(), by_age, label_filter(label))
     return _NETWORK.listed(backend, found)
 
 

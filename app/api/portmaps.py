@@ -6,9 +6,10 @@ from functools import partial
 
 from fastapi import APIRouter, Response
 
-from app.api.deps import BackendDep, LabelQuery, Limit, label_filter
+from app.api.deps import BackendDep, LabelQuery, label_filter
 from app.api.docs import errors
 from app.api.objects import CHANGED, CREATED, SHOWN, IfMatch, IfNoneMatch, Key, Resource
+from app.api.paging import LISTED, PagingDep, by_age
 from app.api.schemas import PortmapOut, portmap_out
 from app.model.errors import (
     IdempotencyMismatch,
@@ -24,7 +25,6 @@ from app.model.errors import (
 )
 from app.model.spec import Portmap
 from app.services import portmaps
-from app.services.catalog import page
 from app.services.context import View
 from app.services.etags import matching
 from app.services.requests import PortmapCreate, PortmapPatch
@@ -52,11 +52,13 @@ async def create(body: PortmapCreate, backend: BackendDep, key: Key) -> Response
     return await _PORTMAP.create(backend, key, partial(portmaps.create, request=body), body)
 
 
-@router.get("", operation_id="list_portmaps", summary="List port mappings", responses=errors(NotFound, Invalid))
+@router.get(
+    "", operation_id="list_portmaps", summary="List port mappings", responses=LISTED | errors(NotFound, Invalid)
+)
 async def listing(
     backend: BackendDep,
+    paging: PagingDep,
     label: LabelQuery,
-    limit: Limit = None,
     network: str | None = None,
     endpoint: str | None = None,
 ) -> list[PortmapOut]:
@@ -68,9 +70,9 @@ async def listing(
         member = catalog.endpoints.get(one.endpoint_id)
         return network_id is None or (member is not None and member.network_id == network_id)
 
-    found = page(
+    found = paging.part(
         catalog.portmaps.values(),
-        limit,
+        by_age,
         label_filter(label),
         on_network,
         lambda one: endpoint_id is None or one.endpoint_id == endpoint_id,

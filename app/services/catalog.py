@@ -6,10 +6,8 @@ dictionary operation is atomic, so that a reader sees every object as some commi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from itertools import islice
-from typing import TypeVar
 
 from app.model import ipam
 from app.model.errors import NotFound
@@ -17,8 +15,6 @@ from app.model.spec import AddressPlan, Allocation, AllocationKind, Endpoint, Ne
 from app.model.status import State, Status
 from app.services.context import Key, Kind, Object
 from app.store.repository import Repository
-
-T = TypeVar("T")
 
 
 class Catalog:
@@ -157,8 +153,3 @@ _STORES: Mapping[str, str] = {
     "portmap": "portmaps",
     "allocation": "reservations",
 }
-
-
-def page(values: Iterable[T], limit: int | None, *keep: Callable[[T], bool]) -> list[T]:
-    """The first `limit` values that every filter keeps; all of them without a limit."""
-    return list(islice((value for value in list(values) if all(test(value) for test in keep)), limit))

@@ -20,50 +20,52 @@ def key(address: str) -> str:
     return f"{0xFFFF0A000000 + int(address.rpartition('.')[2]):032x}"
 
 
+_NETWORK_ROW = {
+    "id": NETWORK,
+    "name": "web",
+    "bridge": "web",
+    "subnet": "10.0.0.0/24",
+    "subnet_first": key("10.0.0.0"),
+    "subnet_last": key("10.0.0.255"),
+    "gateway": "10.0.0.1",
+    "ip_range": "10.0.0.0/24",
+    "mtu": 1500,
+    "internal": 0,
+    "isolated": 1,
+    "masquerade": 1,
+}
+_ENDPOINT_ROW = {
+    "id": ENDPOINT,
+    "network_id": NETWORK,
+    "name": "red",
+    "netns_kind": "name",
+    "netns_value": "red",
+    "netns_start_time": 0,
+    "namespace_key": "name:red",
+    "create_namespace": 1,
+    "address": "10.0.0.2",
+    "mac": "02:00:00:00:00:01",
+    "ifname": "eth0",
+    "host_ifname": "veth0123456789",
+}
+_PORTMAP_ROW = {
+    "id": PORTMAP,
+    "endpoint_id": ENDPOINT,
+    "protocol": "tcp",
+    "host_ip": "0.0.0.0",
+    "host_port": 8080,
+    "target_port": 80,
+}
+
+
 def _rows() -> dict[str, list[dict[str, object]]]:
-    network = {
-        "id": NETWORK,
-        "name": "web",
-        "bridge": "web",
-        "subnet": "10.0.0.0/24",
-        "subnet_first": key("10.0.0.0"),
-        "subnet_last": key("10.0.0.255"),
-        "gateway": "10.0.0.1",
-        "ip_range": "10.0.0.0/24",
-        "mtu": 1500,
-        "internal": 0,
-        "isolated": 1,
-        "masquerade": 1,
-    }
-    endpoint = {
-        "id": ENDPOINT,
-        "network_id": NETWORK,
-        "name": "red",
-        "netns_kind": "name",
-        "netns_value": "red",
-        "netns_start_time": 0,
-        "namespace_key": "name:red",
-        "create_namespace": 1,
-        "address": "10.0.0.2",
-        "mac": "02:00:00:00:00:01",
-        "ifname": "eth0",
-        "host_ifname": "veth0123456789",
-    }
-    portmap = {
-        "id": PORTMAP,
-        "endpoint_id": ENDPOINT,
-        "protocol": "tcp",
-        "host_ip": "0.0.0.0",
-        "host_port": 8080,
-        "target_port": 80,
-    }
     shown = {"labels": "{}", "created_at": _NOW, "updated_at": _NOW}
     gateway = {"id": NETWORK, "network_id": NETWORK, "address": "10.0.0.1", "kind": "gateway", "endpoint_id": None}
     held = {"id": ENDPOINT, "network_id": NETWORK, "address": "10.0.0.2", "kind": "endpoint", "endpoint_id": ENDPOINT}
     return {
-        "network": [network | shown],
-        "endpoint": [endpoint | shown],
-        "portmap": [portmap | shown],
+        "network": [_NETWORK_ROW | shown],
+        "endpoint": [_ENDPOINT_ROW | shown],
+        "portmap": [_PORTMAP_ROW | shown],
         "allocation": [
             one | {"address_key": key(str(one["address"])), "note": "", "created_at": _NOW} for one in (gateway, held)
         ],

@@ -55,11 +55,12 @@ async def _key(
         ),
     ] = None,
 ) -> tuple[str, str] | None:
-    """Whose key it is, and the key."""
+    """Whose key it is, and the key: a user's, whichever process sends it, or a token's."""
     if idempotency_key is None:
         return None
     principal = request.scope.get("state", {}).get("principal")
-    return getattr(principal, "name", ""), idempotency_key
+    uid = getattr(principal, "uid", None)
+    return f"uid {uid}" if uid is not None else getattr(principal, "name", ""), idempotency_key
 
 
 Key = Annotated[tuple[str, str] | None, Depends(_key)]

@@ -76,4 +76,3 @@ def _plain(one):
     if "holder" in kept:
         kept["holder"] = {name: value for name, value in kept["holder"].items() if name != "id"}
     return kept
-

@@ -6,11 +6,15 @@ The daemon's own modules are imported by the commands that need them: `bridgehea
 from __future__ import annotations
 
 import json
-import os
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from app import cli_backup
+from app.client import DEFAULT_SOCKET, Socket
+from app.client import fail as _fail
+from app.client import request as _request
 
 if TYPE_CHECKING:
     import httpx
@@ -27,10 +31,9 @@ portmap = typer.Typer(help="Published ports.", no_args_is_help=True)
 app.add_typer(network, name="network")
 app.add_typer(endpoint, name="endpoint")
 app.add_typer(portmap, name="portmap")
+app.command("export")(cli_backup.export)
+app.command("import")(cli_backup.restore)
 
-DEFAULT_SOCKET = "/run/bridgehead/api.sock"
-_TIMEOUT = 60.0
-Socket = Annotated[str, typer.Option("--socket", envvar="BRIDGEHEAD_SOCKET", help="The daemon's unix socket.")]
 Json = Annotated[bool, typer.Option("--json", help="The API's own answer.")]
 Label = Annotated[list[str] | None, typer.Option("--label", metavar="KEY=VALUE", help="May be repeated.")]
 Force = Annotated[bool, typer.Option("--force", help="Also remove what depends on it.")]
@@ -340,37 +343,6 @@ def _labels(given: list[str] | None) -> dict[str, str]:
         if not key or not equals:
             _fail(f"label '{key}' is not KEY=VALUE")
     return {key: value for key, _equals, value in pairs}
-
-
-def _request(
-    socket: str,
-    method: str,
-    path: str,
-    body: dict[str, Any] | None = None,
-    *,
-    query: dict[str, Any] | None = None,
-    check: bool = True,
-) -> httpx.Response:
-    """The daemon's answer; ends the command with the problem's words where it is one."""
-    import httpx
-
-    try:
-        with httpx.Client(
-            transport=httpx.HTTPTransport(uds=socket), base_url="http://bridgehead", timeout=_TIMEOUT
-        ) as api:
-            answer = api.request(method, path, json=body, params=query)
-    except httpx.TransportError as failure:
-        reason = str(failure) if os.path.exists(socket) else "it is not there"
-        _fail(f"no answer from the daemon at {socket} ({reason}): is 'bridgehead serve' running?")
-    if check and answer.is_error:
-        problem = answer.json()
-        _fail(f"{problem['detail']} [{problem['code']}]")
-    return answer
-
-
-def _fail(words: str) -> Any:
-    print(f"bridgehead: {words}", file=sys.stderr)
-    raise typer.Exit(1)
 
 
 def _print_json(value: Any) -> None:

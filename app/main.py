@@ -21,7 +21,7 @@ from sqlalchemy import Engine
 from starlette.types import ASGIApp
 
 import app
-from app.api import docs, endpoints, ipam, networks, portmaps, problems, system
+from app.api import backup, docs, endpoints, ipam, networks, portmaps, problems, system
 from app.api.deps import Backend, known_query
 from app.api.middleware import BodyLimit, TokenGuard
 from app.firewall.nfnetlink import nf_tables_loaded
@@ -32,9 +32,12 @@ from app.kernel.linux import LinuxKernel
 from app.model.errors import BridgeheadError, StartupError
 from app.reconcile.monitor import Monitor
 from app.reconcile.worker import Parts, Worker
+from app.services.backup import save
 from app.services.catalog import Catalog
+from app.services.document import Document
 from app.settings import Settings
-from app.store.session import is_writable, open_database
+from app.store.repository import Repository
+from app.store.session import is_writable, open_database, snapshot
 
 log = logging.getLogger("bridgehead")
 
@@ -63,7 +66,7 @@ def create_app(backend: Backend | None = None) -> FastAPI:
         separate_input_output_schemas=False,
     )
     application.state.backend = backend
-    for module in (networks, endpoints, portmaps, ipam, system):
+    for module in (networks, endpoints, portmaps, ipam, backup, system):
         application.include_router(module.router, dependencies=[Depends(known_query)])
     docs.install(application)
     problems.install(application)
@@ -104,7 +107,7 @@ def _serve(settings: Settings, stack: contextlib.ExitStack) -> None:
     except BridgeheadError as failure:
         raise StartupError(failure.detail) from failure
     stack.callback(worker.stop)
-    backend = Backend(catalog, worker, lambda: is_writable(engine), worker.firewall)
+    backend = Backend(catalog, worker, lambda: is_writable(engine), worker.firewall, lambda: export(engine))
     application = create_app(backend)
     log.info("Bridgehead %s serves %s", app.__version__, ", ".join(one.where for one in open_sockets))
     guarded = TokenGuard(application, token)
@@ -116,6 +119,12 @@ def _serve(settings: Settings, stack: contextlib.ExitStack) -> None:
     gc.freeze()
     uvloop.run(_run_servers(served))
     log.info("stopping: networks stay up")
+
+
+def export(engine: Engine) -> Document:
+    """The desired state as it is stored. Raises StoreFailed."""
+    with snapshot(engine) as session:
+        return save(Repository(session))
 
 
 def _parts(settings: Settings, engine: Engine, catalog: Catalog) -> Parts:

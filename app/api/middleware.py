@@ -12,6 +12,8 @@ from app.model.errors import BodyTooLarge, Unauthorized
 
 BODY_MAX = 1 << 20
 """Bytes."""
+IMPORT_MAX = 32 << 20
+"""Bytes of a document to import: 50,000 objects and more."""
 _OPEN_PATHS = ("/healthz", "/openapi.json", "/docs")
 """Answered without a token: they tell nothing of this host."""
 
@@ -28,7 +30,7 @@ class BodyLimit:
             return
         body = await _read(scope, receive)
         if body is None:
-            too_large = BodyTooLarge(f"the body is larger than {BODY_MAX} bytes, the most that is taken")
+            too_large = BodyTooLarge(f"the body is larger than {_most(scope)} bytes, the most that is taken")
             await problems.response(too_large)(scope, receive, send)
             return
         if body:
@@ -46,10 +48,15 @@ class BodyLimit:
         await self._app(scope, replay, send)
 
 
+def _most(scope: Scope) -> int:
+    return IMPORT_MAX if scope["path"] == "/import" else BODY_MAX
+
+
 async def _read(scope: Scope, receive: Receive) -> bytes | None:
     """The body, None where it is too large."""
+    most = _most(scope)
     declared = Headers(scope=scope).get("content-length", "0")
-    if declared.isdigit() and int(declared) > BODY_MAX:
+    if declared.isdigit() and int(declared) > most:
         return None
     parts: list[bytes] = []
     size, more = 0, True
@@ -59,7 +66,7 @@ async def _read(scope: Scope, receive: Receive) -> bytes | None:
             break
         parts.append(message.get("body", b""))
         size += len(parts[-1])
-        if size > BODY_MAX:
+        if size > most:
             return None
         more = message.get("more_body", False)
     return b"".join(parts)

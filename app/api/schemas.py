@@ -144,6 +144,15 @@ class ReadyOut(Answer):
     database: bool
 
 
+class ImportOut(Answer):
+    """How many objects were made."""
+
+    networks: int
+    endpoints: int
+    portmaps: int
+    reservations: int
+
+
 class HealthOut(Answer):
     """The process is up."""
 

@@ -63,8 +63,18 @@ Ifname = Annotated[
     _checked(lambda value: naming.check_ifname(value, "interface name")),
     Field(json_schema_extra={"pattern": naming.IFNAME_PATTERN}),
 ]
-Cidr = Annotated[str, _checked(lambda value: ipam.parse_network(value, "network")), Field(max_length=64)]
-Address = Annotated[str, _checked(lambda value: ipam.parse_address(value, "address")), Field(max_length=64)]
+_CIDR = {"pattern": r"^[0-9a-fA-F:.]+/[0-9]{1,3}$"}
+_ADDRESS = {"anyOf": [{"format": "ipv4"}, {"format": "ipv6"}]}
+Cidr = Annotated[
+    str,
+    _checked(lambda value: ipam.parse_network(value, "network")),
+    Field(max_length=64, json_schema_extra=_CIDR),
+]
+Address = Annotated[
+    str,
+    _checked(lambda value: ipam.parse_address(value, "address")),
+    Field(max_length=64, json_schema_extra=_ADDRESS),
+]
 Cidr6 = Annotated[
     str, _checked(lambda value: value if value == AUTO else ipam.parse_network(value, "network")), Field(max_length=64)
 ]
@@ -102,7 +112,17 @@ Ports = Annotated[
     WithJsonSchema({"anyOf": [_PORT_SCHEMA, {"type": "string", "pattern": ports.RANGE_PATTERN}]}),
 ]
 TargetPort = Annotated[int, BeforeValidator(_no_range), Field(ge=ports.FIRST, le=ports.LAST)]
-Labels = Annotated[dict[str, str], AfterValidator(_check_labels)]
+Labels = Annotated[
+    dict[str, str],
+    AfterValidator(_check_labels),
+    Field(
+        json_schema_extra={
+            "maxProperties": _LABELS_MAX,
+            "propertyNames": {"minLength": 1, "maxLength": _LABEL_LENGTH, "pattern": "^[^=]*$"},
+            "additionalProperties": {"type": "string", "maxLength": _LABEL_LENGTH},
+        }
+    ),
+]
 Ref = Annotated[str, Field(min_length=1, max_length=256, description="An id or a name; an id wins.")]
 
 

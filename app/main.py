@@ -24,10 +24,13 @@ import app
 from app.api import backup, docs, endpoints, ipam, networks, portmaps, problems, system
 from app.api.deps import Backend, known_query
 from app.api.middleware import BodyLimit, TokenGuard
+from app.firewall.nfnetlink import nf_tables_loaded
+from app.firewall.nft_foreign import OUR_TABLE
 from app.firewall.selection import open_firewall
 from app.host import claim, listeners
 from app.kernel.linux import LinuxKernel
 from app.model.errors import BridgeheadError, StartupError
+from app.reconcile.monitor import Monitor
 from app.reconcile.worker import Parts, Worker
 from app.services.backup import save
 from app.services.catalog import Catalog
@@ -96,6 +99,9 @@ def _serve(settings: Settings, stack: contextlib.ExitStack) -> None:
     stack.callback(engine.dispose)
     catalog = Catalog()
     worker = Worker(_parts(settings, engine, catalog))
+    monitor = Monitor(worker.watchlist, worker.report, rules=OUR_TABLE, nf_tables_loaded=nf_tables_loaded)
+    monitor.start()
+    stack.callback(monitor.stop)
     try:
         worker.start()
     except BridgeheadError as failure:

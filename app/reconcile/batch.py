@@ -21,6 +21,7 @@ from app.planner.diff import diff
 from app.reconcile.executor import Executor, Outcome, is_gone
 from app.reconcile.render import Rendered, Subject, render
 from app.reconcile.statuses import publish_statuses
+from app.reconcile.watchlist import Watchlist
 from app.services.catalog import Catalog
 from app.services.context import Change, Context, Key
 from app.services.replies import Once, Reply, Uncommitted
@@ -72,7 +73,8 @@ class Requests:
     """Runs jobs, on the worker's thread.
 
     applied: the state reached, by key. stale: a full pass is due, for something could not be left as it
-    should be. lacking: what was refused of other objects than those that were asked for.
+    should be. lacking: what was refused of other objects than those that were asked for. dead: endpoints
+    whose namespace is gone, by id, and how, as of the last look.
     """
 
     def __init__(
@@ -82,12 +84,15 @@ class Requests:
         pools: tuple[tuple[IPNetwork, int], ...],
         kernel: Kernel,
         executor: Executor,
+        watchlist: Watchlist,
     ) -> None:
         self._engine = engine
         self._catalog = catalog
         self._pools = pools
         self._kernel = kernel
         self._executor = executor
+        self._watchlist = watchlist
+        self.dead: dict[str, str] = {}
         self.applied: Applied = {}
         self.stale = False
         self.lacking: set[ItemKey] = set()
@@ -143,7 +148,7 @@ class Requests:
                 if job.once is not None and (reply := job.once.recall(store, context.now)) is not None:
                     return _Done(job, Change("", ()), {}, {}, outcome, reply)
                 change = job.service(context)
-                rendered = {key: render(store, key) for key in change.keys}
+                rendered = {key: render(store, key, self.dead) for key in change.keys}
                 former = {key: self.applied.get(key, {}) for key in change.keys}
                 outcome = self._execute(job, _plan(rendered, former), own=change.subject)
                 _raise_refused(job, outcome)
@@ -202,6 +207,9 @@ class Requests:
 
     def _publish(self, one: _Done) -> None:
         for key, rendered in one.rendered.items():
+            self._watchlist.put(key, rendered.items)
+            if rendered.subject is None:
+                self.dead.pop(key[1], None)
             if key[0] in ("network", "endpoint", "portmap", "allocation"):
                 self._catalog.put(key, rendered.subject)
         publish_statuses(self._catalog, one.rendered, one.outcome.refused, self._executor.obstacle)

@@ -167,7 +167,7 @@ class Requests:
         if once is None:
             return None
         statuses = Catalog()
-        publish_statuses(statuses, rendered, outcome.refused, self._executor.obstacle)
+        publish_statuses(statuses, rendered, outcome.refused, self._executor.hindrance)
         reply = once.reply(Uncommitted(context, statuses), _subject(change, rendered))
         once.keep(context.store, context.now, reply)
         return reply
@@ -212,7 +212,7 @@ class Requests:
                 self.dead.pop(key[1], None)
             if key[0] in ("network", "endpoint", "portmap", "allocation"):
                 self._catalog.put(key, rendered.subject)
-        publish_statuses(self._catalog, one.rendered, one.outcome.refused, self._executor.obstacle)
+        publish_statuses(self._catalog, one.rendered, one.outcome.refused, self._executor.hindrance)
 
 
 def reached_items(wanted: dict[ItemKey, Item], short: dict[ItemKey, Item | None]) -> dict[ItemKey, Item]:

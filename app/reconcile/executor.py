@@ -13,9 +13,10 @@ from app.model.commands import commands
 from app.model.contracts import Kernel
 from app.model.errors import BridgeheadError, KernelRefused, NamespaceMissing
 from app.model.ops import Op
-from app.model.spec import IPNetwork
+from app.model.spec import IPNetwork, Network, Portmap
 from app.model.state import Attachment, DefaultRoute, FirewallItem, Netns, PortForward
 from app.planner.diff import inverse
+from app.reconcile.render import Subject
 
 log = logging.getLogger("bridgehead.kernel")
 
@@ -43,6 +44,18 @@ class Executor:
     def obstacle(self, owner: str) -> str:
         """What others' rules do to the traffic of a network, by its id; empty for nothing."""
         return trouble_of(self._firewall, owner)
+
+    def hindrance(self, subject: Subject) -> str:
+        """What keeps the traffic of an object away, though all of its own is there; empty for nothing."""
+        match subject:
+            case Portmap(host_ip=address) if int(address) != 0 and not self._kernel.holds_address(address):
+                return f"host_ip {address} is not an address of this host any more: nothing comes by it"
+            case Network(snat_address=address) if address is not None and not self._kernel.holds_address(address):
+                return f"snat_address {address} is not an address of this host any more: no answer comes back to it"
+            case Network():
+                return self.obstacle(subject.id)
+            case _:
+                return ""
 
     def run(self, ops: Sequence[Op], own: str | None = None) -> Outcome:
         """All of them; or none, where making or changing something is refused, and the refusal raised.

@@ -85,7 +85,7 @@ class Healer:
         for key, one in rendered.items():
             self._watchlist.put(key, one.items)
         self._watchlist.keep_only(rendered)
-        publish_statuses(self._catalog, rendered, healed.refused, self._executor.obstacle)
+        publish_statuses(self._catalog, rendered, healed.refused, self._executor.hindrance)
         self._requests.dead = {key: why for key, why in self._requests.dead.items() if ("endpoint", key) in rendered}
         refused = [*healed.refused, *self._follow_endpoints(rendered, healed.refused)]
         return frozenset({op.item.key for op, _refusal in refused})
@@ -190,7 +190,7 @@ class Healer:
             if not applied[key]:
                 del applied[key]
             self._watchlist.put(key, one.items)
-        publish_statuses(self._catalog, rendered, outcome.refused, self._executor.obstacle)
+        publish_statuses(self._catalog, rendered, outcome.refused, self._executor.hindrance)
 
     # --- namespaces that die and come back
 
@@ -237,7 +237,7 @@ class Healer:
             applied[key] = reached_items(one.items, short)
             if not applied[key]:
                 del applied[key]
-        publish_statuses(self._catalog, rendered, outcome.refused, self._executor.obstacle)
+        publish_statuses(self._catalog, rendered, outcome.refused, self._executor.hindrance)
         return outcome.refused
 
     def _run_ports(self, ops: list[Op]) -> Outcome:

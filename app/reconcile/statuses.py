@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable, Mapping
 
 from app.model.errors import BridgeheadError, KernelRefused, NamespaceMissing
 from app.model.ops import Op
-from app.model.spec import Network, Portmap
+from app.model.spec import Portmap
 from app.model.state import DefaultRoute, Item, NetworkPolicy, PortForward
 from app.model.status import State
-from app.reconcile.render import Rendered
+from app.reconcile.render import Rendered, Subject
 from app.services.catalog import Catalog
 from app.services.context import Key
 
@@ -19,12 +19,12 @@ def publish_statuses(
     catalog: Catalog,
     rendered: Mapping[Key, Rendered],
     refused: Iterable[tuple[Op, BridgeheadError]],
-    obstacle: Callable[[str], str] = lambda _owner: "",
+    hindrance: Callable[[Subject], str] = lambda _subject: "",
 ) -> None:
     """Ready, unless something of the object's own was refused; the message says each reason once.
 
     An object that is not rendered, for it was only concerned by the way, gets a status where it is in trouble.
-    obstacle: what others' rules do to the traffic of a network, by its id; empty for nothing.
+    hindrance: what keeps an object's traffic away, though all of its own is there; empty for nothing.
     """
     troubles: dict[str, list[tuple[State, str]]] = {}
     for op, refusal in refused:
@@ -32,7 +32,7 @@ def publish_statuses(
     for (kind, identity), one in rendered.items():
         if one.subject is None or kind == "allocation":
             continue
-        catalog.set_status(identity, *_together(troubles.pop(identity, []) or [_by_itself(one, obstacle)]))
+        catalog.set_status(identity, *_together(troubles.pop(identity, []) or [_by_itself(one, hindrance)]))
     for identity, found in troubles.items():
         if catalog.knows(identity):
             catalog.set_status(identity, *_together(found))
@@ -66,7 +66,7 @@ def _family(item: Item) -> str:
             return ""
 
 
-def _by_itself(one: Rendered, obstacle: Callable[[str], str]) -> tuple[State, str]:
+def _by_itself(one: Rendered, hindrance: Callable[[Subject], str]) -> tuple[State, str]:
     if one.trouble:
         return State.DEGRADED, one.trouble
     forwarded = any(isinstance(item, PortForward) for item in one.items.values())
@@ -76,6 +76,5 @@ def _by_itself(one: Rendered, obstacle: Callable[[str], str]) -> tuple[State, st
             f"the endpoint's network is internal, or has no {family} gateway, or the endpoint no {family} address: "
             "nothing is forwarded to it"
         )
-    if isinstance(one.subject, Network) and (dropped := obstacle(one.subject.id)):
-        return State.DEGRADED, dropped
-    return State.READY, ""
+    hindered = hindrance(one.subject)
+    return (State.DEGRADED, hindered) if hindered else (State.READY, "")

@@ -55,7 +55,10 @@ def test_snat_address_of_either_version(api):
 def test_an_address_that_the_host_lost_holds_up_no_other_patch(api):
     api.network(snat_address=UPLINK)
     api.kernel.host.links["uplink"].addresses.clear()
-    assert api.patch("/networks/web", mtu=1300)["snat_address"] == UPLINK
+    patched = api.patch("/networks/web", mtu=1300)
+    assert patched["snat_address"] == UPLINK
+    assert patched["status"]["state"] == "degraded"
+    assert UPLINK in patched["status"]["message"]
     api.refused("PATCH", "/networks/web", {"snat_address": UPLINK}, 422, "invalid", UPLINK)
 
 
@@ -97,3 +100,14 @@ def test_a_restart_keeps_them(api, make_api):
     api.close()
     shown = make_api().get("/networks/web")
     assert {**shown, "status": None} == {**before, "status": None}
+
+
+def test_a_mapping_whose_host_address_is_gone_says_so(api):
+    api.network()
+    api.endpoint()
+    made = api.post("/portmaps", endpoint="red", host_ip=UPLINK, host_port=8080)
+    assert made["status"]["state"] == "ready"
+    api.kernel.host.links["uplink"].addresses.clear()
+    status = api.patch(f"/portmaps/{made['id']}", target_port=81)["status"]
+    assert status["state"] == "degraded"
+    assert UPLINK in status["message"]

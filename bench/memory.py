@@ -16,6 +16,7 @@ LIBRARIES = (
     "pydantic_settings",
     "typer",
     "iptc",
+    "pydantic.v1",  # FastAPI imports it with its first route
     "pyroute2.netlink.diag",
     "pyroute2.netlink.nfnetlink.nfctsocket",
     "pyroute2.netlink.rtnl.ifaddrmsg",

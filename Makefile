@@ -19,7 +19,7 @@ demo: ## the walk-through, in a sandbox of namespaces
 test: ## install what is missing, then every test but the soak (ARGS: flags of pytest)
 	$(ROOT)
 	@scripts/bootstrap.sh dev
-	$(BIN)/pytest tests -m "not soak" $(ARGS)
+	$(BIN)/pytest tests -m "not soak" -n 3 --dist worksteal $(ARGS)
 
 matrix: ## the data plane's tests alone, then every cell: row x backend x IP version x protocol
 	$(ROOT)

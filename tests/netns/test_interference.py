@@ -35,10 +35,12 @@ def test_a_port_is_published_though_the_rules_were_flushed(sandbox, api):
         assert sandbox.client.tcp(HOST, 8081) == b"red\n"
 
 
-def test_somebody_elses_bridge_of_the_same_name_is_not_taken(sandbox, api):
+def test_somebody_elses_bridge_of_the_same_name_is_not_taken(sandbox, daemon, api):
     network(api)
+    daemon.kill()  # else it makes its own anew at once
     sandbox.host.delete_link("web")
     sandbox.host.add_bridge("web")
+    daemon.start()
     before = sandbox.host.links()["web"], sandbox.host.addresses().get("web")
     for answer in (
         api.post("/endpoints", json={"network": "web", "namespace": "red"}),

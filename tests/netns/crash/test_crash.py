@@ -9,17 +9,19 @@ from crash.victim import BACKENDS, Victim, kill_at_points
 
 
 @pytest.mark.parametrize("firewall", BACKENDS)
-def test_killed_at_some_points(firewall):
-    with ExitStack() as stack:
-        kill_at_points(Victim(stack, firewall), stride=17)
+def test_killed_at_some_points(firewall, figure):
+    figure(_killed(firewall, stride=17))
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("firewall", BACKENDS)
-def test_killed_at_every_point(firewall):
+def test_killed_at_every_point(firewall, figure):
+    figure(_killed(firewall, stride=1))
+
+
+def _killed(firewall, stride):
     start = time.monotonic()
     with ExitStack() as stack:
         victim = Victim(stack, firewall)
-        kill_at_points(victim, stride=1)
-    took = time.monotonic() - start
-    print(f"\n{firewall}: killed at each of {victim.kills} points of {len(HISTORY)} kinds of request, {took:.0f} s")
+        kill_at_points(victim, stride)
+    return f"killed at {victim.kills} points of {len(HISTORY)} kinds of request, {time.monotonic() - start:.0f} s"

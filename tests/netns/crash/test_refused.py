@@ -33,11 +33,11 @@ class Refused(Victim):
 
 
 @pytest.mark.parametrize("firewall", BACKENDS)
-def test_refused_at_every_operation(firewall):
+def test_refused_at_every_operation(firewall, figure):
     with ExitStack() as stack:
         victim = Refused(stack, firewall)
         times = sum(victim.try_each_operation(name, step) for name, step in HISTORY.items())
         assert times >= len(HISTORY)
         victim.host_becomes(victim.untouched)
         victim.nothing_to_heal()
-    print(f"{firewall}: {times} operations of {len(HISTORY)} kinds of request refused in turn, each undone and told")
+    figure(f"{times} operations of {len(HISTORY)} kinds of request refused in turn, each undone and told")

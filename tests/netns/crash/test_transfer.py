@@ -67,7 +67,7 @@ class Transfer(threading.Thread):
         self.join()
 
 
-def test_transfers_outlive_ten_deaths_of_the_daemon(sandbox, daemon, api):
+def test_transfers_outlive_ten_deaths_of_the_daemon(sandbox, daemon, api, figure):
     network(api, "web", subnet6="fd00:15::/64")
     endpoint(api, "red")
     for host_ip in ("0.0.0.0", "::"):
@@ -92,4 +92,4 @@ def test_transfers_outlive_ten_deaths_of_the_daemon(sandbox, daemon, api):
             for one in transfers:
                 one.progresses()
     pieces = sum(one.pieces for one in transfers)
-    print(f"\n{len(transfers)} connections, {KILLS} deaths, {pieces * _PIECE >> 20} MB each way, none broke")
+    figure(f"{len(transfers)} connections, {KILLS} deaths, {pieces * _PIECE >> 20} MB each way, none broke")

@@ -1,0 +1,36 @@
+"""Who asks, and what they may do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Role(StrEnum):
+    """`read` sees everything and changes nothing."""
+
+    READ = "read"
+    WRITE = "write"
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Whoever sent a request.
+
+    name: as the audit log shows it, such as `token ci` or `uid 0 pid 4711`; networks: the only ones, by id or
+    name, that it may change, or whose endpoints and ports it may; None for all.
+    """
+
+    name: str
+    role: Role = Role.WRITE
+    networks: frozenset[str] | None = None
+    uid: int | None = None
+    pid: int | None = None
+
+    def may_change(self, *network: str) -> bool:
+        """Whether it may change a network, given by its id and name."""
+        return self.role is Role.WRITE and (self.networks is None or not self.networks.isdisjoint(network))
+
+
+DAEMON = Principal("bridgehead")
+"""The daemon itself."""

@@ -14,6 +14,15 @@ class Role(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Peer:
+    """The process at the other end of the unix socket (SO_PEERCRED, unix(7)), as of its connect(2)."""
+
+    pid: int
+    uid: int
+    gid: int
+
+
+@dataclass(frozen=True, slots=True)
 class Principal:
     """Whoever sent a request.
 
@@ -24,8 +33,7 @@ class Principal:
     name: str
     role: Role = Role.WRITE
     networks: frozenset[str] | None = None
-    uid: int | None = None
-    pid: int | None = None
+    peer: Peer | None = None
 
     def may_change(self, *network: str) -> bool:
         """Whether it may change a network, given by its id and name."""

@@ -22,9 +22,9 @@ LABEL org.opencontainers.image.title="Bridgehead" \
       org.opencontainers.image.description="REST daemon for container networks: bridges, veth endpoints, NAT, published ports" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.vendor="The Bridgehead authors"
-# iptables for its libraries and extensions: python-iptables loads them.
+# iptables for its libraries and extensions, which python-iptables loads; libnftables is loaded by us.
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends iptables \
+    && apt-get install -y --no-install-recommends iptables libnftables1 \
     && rm -rf /var/lib/apt/lists/*
 COPY --from=build /opt/bridgehead /opt/bridgehead
 ENV PATH=/opt/bridgehead/bin:$PATH \

@@ -2,7 +2,7 @@
 BIN := .venv/bin
 ROOT = @[ "$$(id -u)" = 0 ] || { echo "make $@: needs root, for network namespaces: sudo make $@" >&2; exit 1; }
 
-.PHONY: help run demo test soak bench lint openapi lock clean
+.PHONY: help run demo test matrix soak bench lint openapi lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
@@ -20,6 +20,11 @@ test: ## install what is missing, then every test but the soak (ARGS: flags of p
 	$(ROOT)
 	@scripts/bootstrap.sh dev
 	$(BIN)/pytest tests -m "not soak" $(ARGS)
+
+matrix: ## the data plane's tests, then every cell: row x backend x IP version x protocol
+	$(ROOT)
+	@scripts/bootstrap.sh dev
+	$(BIN)/pytest tests/netns/dataplane --matrix $(ARGS)
 
 soak: ## the long runs
 	$(ROOT)

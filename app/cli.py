@@ -43,7 +43,7 @@ def serve(
     listen: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="TCP, token needed; '' for none.")] = None,
     state_dir: Annotated[str | None, typer.Option(metavar="DIR", help="Database and token.")] = None,
     database: Annotated[str | None, typer.Option(metavar="URL", help="SQLAlchemy URL.")] = None,
-    firewall: Annotated[str | None, typer.Option(metavar="NAME", help="auto, iptables or none.")] = None,
+    firewall: Annotated[str | None, typer.Option(metavar="NAME", help="auto, iptables, nftables or none.")] = None,
     pool: Annotated[list[str] | None, typer.Option(metavar="CIDR[:PREFIX]", help="May be repeated.")] = None,
 ) -> None:
     """Starts the daemon; the network namespace it is started in is "the host".
@@ -93,6 +93,41 @@ def health(socket: Socket = DEFAULT_SOCKET) -> None:
 
 
 @app.command()
+def host(socket: Socket = DEFAULT_SOCKET, as_json: Json = False) -> None:
+    """Shows the host: backend, settings, uplinks, and others' chains and routes that are in the way."""
+    found = _request(socket, "GET", "/host").json()
+    if as_json:
+        _print_json(found)
+    else:
+        for subject, words in _host_lines(found):
+            print(f"{subject:<22}{words}")
+
+
+def _host_lines(found: dict[str, Any]) -> list[tuple[str, str]]:
+    """Subject and words, a line each."""
+    lines = [("firewall", f"{found['firewall']['backend']} ({found['firewall']['why']})")]
+    for name in ("ip_forward", "ipv6_forwarding"):
+        setting = found[name]
+        lines.append((name, f"{setting['value']} ({setting['by']})" if setting else "the kernel has none"))
+    for family in ("iptables", "ip6tables"):
+        value = found[f"bridge_nf_call_{family}"]
+        lines.append((f"bridge-nf {family}", "br_netfilter is not loaded" if value is None else str(int(value))))
+    lines.append(("kernel", ", ".join(name for name, there in found["kernel"].items() if there)))
+    for one in found["uplinks"]:
+        words = f"{one['ifname']} via {one['via'] or '-'}, MTU {one['mtu']}, {', '.join(one['addresses'])}"
+        lines.append((f"uplink IPv{one['version']}", words))
+    for one in found["foreign_chains"]:
+        legacy = "legacy " if one["backend"] == "iptables" else ""
+        place = f"chain {one['chain']} of {legacy}table {one['family']} {one['table']}"
+        whose = f"({one['verdict']}, {one['owner']})"
+        lines.append((one["effect"], f"{place} {whose}: {', '.join(one['bridges']) or 'any network'}"))
+    for one in found["overlapping_routes"]:
+        words = f"{one['route']} dev {one['ifname']} overlaps {one['subnet']} of network {one['network']}"
+        lines.append(("route", words))
+    return lines
+
+
+@app.command()
 def demo() -> None:
     """Plays the walk-through in a sandbox of namespaces, and leaves the machine as it was."""
     from app.demo import play
@@ -107,19 +142,28 @@ def network_create(
     gateway: Annotated[str | None, typer.Option(help="The bridge's address; 'none' for a pure L2 bridge.")] = None,
     bridge: Annotated[str | None, typer.Option(help="The bridge's interface name.")] = None,
     ip_range: Annotated[str | None, typer.Option(help="Where automatic addresses come from.")] = None,
+    subnet6: Annotated[str | None, typer.Option(help="An IPv6 subnet, or 'auto' for a unique local /64.")] = None,
+    gateway6: Annotated[str | None, typer.Option(help="The bridge's IPv6 address; 'none' for none.")] = None,
+    ip_range6: Annotated[str | None, typer.Option(help="Where automatic IPv6 addresses come from.")] = None,
     mtu: Annotated[int | None, typer.Option()] = None,
     internal: Annotated[bool, typer.Option("--internal", help="No way out and none in.")] = False,
     isolated: Annotated[bool, typer.Option(help="No traffic with the other networks.")] = True,
+    icc: Annotated[bool, typer.Option(help="Endpoints of the network reach one another.")] = True,
     masquerade: Annotated[bool, typer.Option(help="Leave with the uplink's address.")] = True,
+    snat_address: Annotated[str | None, typer.Option(help="Leave with this address of the host instead.")] = None,
+    spoof_protection: Annotated[
+        bool, typer.Option("--spoof-protection", help="Endpoints send only from their own MAC and addresses.")
+    ] = False,
     label: Label = None,
     socket: Socket = DEFAULT_SOCKET,
     as_json: Json = False,
 ) -> None:
     """Makes a network."""
     body = _body(name=name, subnet=subnet, gateway=gateway, bridge=bridge, ip_range=ip_range, mtu=mtu)
-    if gateway == "none":
-        body["gateway"] = None
-    body |= {"internal": internal, "isolated": isolated, "masquerade": masquerade, "labels": _labels(label)}
+    body |= _body(subnet6=subnet6, gateway6=gateway6, ip_range6=ip_range6, snat_address=snat_address)
+    body |= {key: None for key in ("gateway", "gateway6") if body.get(key) == "none"}
+    body |= {"internal": internal, "isolated": isolated, "icc": icc, "masquerade": masquerade}
+    body |= {"spoof_protection": spoof_protection, "labels": _labels(label)}
     _show(_request(socket, "POST", "/networks", body), as_json)
 
 
@@ -130,7 +174,8 @@ def endpoint_create(
     pid: Annotated[int | None, typer.Option(help="A process instead of a name.")] = None,
     netns: Annotated[str | None, typer.Option(help="A path instead of a name.")] = None,
     name: Annotated[str | None, typer.Option()] = None,
-    address: Annotated[str | None, typer.Option()] = None,
+    address: Annotated[str | None, typer.Option(help="By default the next free one.")] = None,
+    address6: Annotated[str | None, typer.Option(help="Likewise, where the network has a subnet6.")] = None,
     mac: Annotated[str | None, typer.Option()] = None,
     ifname: Annotated[str | None, typer.Option(help="Inside the namespace.")] = None,
     host_ifname: Annotated[str | None, typer.Option(help="On the bridge.")] = None,
@@ -147,6 +192,7 @@ def endpoint_create(
         netns=netns,
         name=name,
         address=address,
+        address6=address6,
         mac=mac,
         ifname=ifname,
         host_ifname=host_ifname,
@@ -158,64 +204,120 @@ def endpoint_create(
 @portmap.command("create")
 def portmap_create(
     endpoint_ref: Annotated[str, typer.Argument(metavar="ENDPOINT")],
-    ports: Annotated[str, typer.Argument(metavar="[HOST_PORT][:TARGET_PORT]", help="Such as 8080:80, or :80.")] = "",
-    protocol: Annotated[str, typer.Option()] = "tcp",
-    host_ip: Annotated[str | None, typer.Option(help="By default every address of the host.")] = None,
+    ports: Annotated[
+        str, typer.Argument(metavar="[HOST_PORT][:TARGET_PORT]", help="8080:80, :80, or a range 8000-8010:9000.")
+    ] = "",
+    protocol: Annotated[str, typer.Option(help="tcp, udp or sctp.")] = "tcp",
+    host_ip: Annotated[
+        str | None, typer.Option(help="By default 0.0.0.0, every one of the host; '::' of IPv6.")
+    ] = None,
     label: Label = None,
     socket: Socket = DEFAULT_SOCKET,
     as_json: Json = False,
 ) -> None:
-    """Publishes a port of an endpoint on the host."""
+    """Publishes a port of an endpoint, or a range of them, on the host."""
     host_port, _colon, target_port = ports.partition(":")
     body = _body(endpoint=endpoint_ref, protocol=protocol, host_ip=host_ip)
-    body |= _body(host_port=_port(host_port), target_port=_port(target_port))
+    body |= _body(host_port=_ports(host_port), target_port=_ports(target_port))
     _show(_request(socket, "POST", "/portmaps", body | {"labels": _labels(label)}), as_json)
 
 
-def _port(text: str) -> int | None:
-    if text and not (text.isascii() and text.isdigit()):
-        _fail(f"'{text}' is not a port number")
-    return int(text) if text else None
+def _ports(text: str) -> int | str | None:
+    """One port is an integer to the API; a range it checks itself."""
+    if not text:
+        return None
+    if not all(part.isascii() and part.isdigit() for part in text.split("-")):
+        _fail(f"'{text}' is neither a port such as 8080 nor a range such as 8000-8010")
+    return text if "-" in text else int(text)
 
 
 _COLUMNS = {
-    "network": ["name", "subnet", "gateway", "bridge", "status"],
-    "endpoint": ["name", "network_name", "address", "namespace", "ifname", "host_ifname", "status"],
+    "network": ["name", "subnet", "gateway", "subnet6", "gateway6", "bridge", "status"],
+    "endpoint": ["name", "network_name", "address", "address6", "namespace", "ifname", "host_ifname", "status"],
     "portmap": ["id", "protocol", "host_ip", "host_port", "endpoint_name", "target_port", "status"],
 }
 
 
-def _add_common(group: typer.Typer, kind: str) -> None:
-    """ls, show and rm, which are the same for every resource."""
+def _list(kind: str, socket: str, as_json: bool, **query: Any) -> None:
+    answer = _request(socket, "GET", f"/{kind}s", query=_body(**query))
+    _print_json(answer.json()) if as_json else _table(answer.json(), _COLUMNS[kind])
 
-    @group.command("ls", help=f"Lists the {kind}s.")
-    def ls(
-        label: Label = None,
-        network_ref: Annotated[str | None, typer.Option("--network", help="Only those of one network.")] = None,
-        socket: Socket = DEFAULT_SOCKET,
-        as_json: Json = False,
-    ) -> None:
-        query: dict[str, Any] = _body(label=label or None, network=network_ref)
-        answer = _request(socket, "GET", f"/{kind}s", query=query)
-        _print_json(answer.json()) if as_json else _table(answer.json(), _COLUMNS[kind])
 
+Limit = Annotated[int | None, typer.Option(metavar="N", help="At most so many.")]
+OfNetwork = Annotated[str | None, typer.Option("--network", metavar="REF", help="Only those of one network.")]
+
+
+@network.command("ls")
+def network_ls(
+    label: Label = None, limit: Limit = None, socket: Socket = DEFAULT_SOCKET, as_json: Json = False
+) -> None:
+    """Lists the networks."""
+    _list("network", socket, as_json, label=label or None, limit=limit)
+
+
+@endpoint.command("ls")
+def endpoint_ls(
+    network_ref: OfNetwork = None,
+    namespace: Annotated[str | None, typer.Option(metavar="NAME", help="Only those in one namespace.")] = None,
+    label: Label = None,
+    limit: Limit = None,
+    socket: Socket = DEFAULT_SOCKET,
+    as_json: Json = False,
+) -> None:
+    """Lists the endpoints."""
+    _list("endpoint", socket, as_json, network=network_ref, namespace=namespace, label=label or None, limit=limit)
+
+
+@portmap.command("ls")
+def portmap_ls(
+    network_ref: OfNetwork = None,
+    endpoint_ref: Annotated[
+        str | None, typer.Option("--endpoint", metavar="REF", help="Only those of one endpoint.")
+    ] = None,
+    label: Label = None,
+    limit: Limit = None,
+    socket: Socket = DEFAULT_SOCKET,
+    as_json: Json = False,
+) -> None:
+    """Lists the port mappings."""
+    _list("portmap", socket, as_json, network=network_ref, endpoint=endpoint_ref, label=label or None, limit=limit)
+
+
+def _add_show(group: typer.Typer, kind: str) -> None:
     @group.command("show", help=f"Shows one {kind}.")
     def show(ref: Ref, socket: Socket = DEFAULT_SOCKET) -> None:
         _print_json(_request(socket, "GET", f"/{kind}s/{_quoted(ref)}").json())
 
+
+def _add_rm(group: typer.Typer, kind: str) -> None:
     @group.command("rm", help=f"Removes {kind}s.")
     def rm(
         refs: Annotated[list[str], typer.Argument(metavar="REF...")],
         force: Force = False,
         socket: Socket = DEFAULT_SOCKET,
     ) -> None:
-        for ref in refs:
-            _request(socket, "DELETE", f"/{kind}s/{_quoted(ref)}", query={"force": "true"} if force else {})
-            print(ref)
+        _remove(kind, refs, socket, {"force": "true"} if force else {})
+
+
+@portmap.command("rm")
+def portmap_rm(
+    ids: Annotated[list[str], typer.Argument(metavar="ID...")],
+    socket: Socket = DEFAULT_SOCKET,
+) -> None:
+    """Removes port mappings, by id."""
+    _remove("portmap", ids, socket, {})
+
+
+def _remove(kind: str, refs: list[str], socket: str, query: dict[str, Any]) -> None:
+    for ref in refs:
+        _request(socket, "DELETE", f"/{kind}s/{_quoted(ref)}", query=query)
+        print(ref)
 
 
 for _group, _kind in ((network, "network"), (endpoint, "endpoint"), (portmap, "portmap")):
-    _add_common(_group, _kind)
+    _add_show(_group, _kind)
+    if _group is not portmap:
+        _add_rm(_group, _kind)
 
 
 def _quoted(ref: str) -> str:

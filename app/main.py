@@ -24,11 +24,9 @@ import app
 from app.api import docs, endpoints, ipam, networks, portmaps, problems, system
 from app.api.deps import Backend, known_query
 from app.api.middleware import BodyLimit, TokenGuard
-from app.firewall.null import NullFirewall
-from app.firewall.protocol import Firewall
+from app.firewall.selection import open_firewall
 from app.host import claim, listeners
 from app.kernel.linux import LinuxKernel
-from app.kernel.namespaces import Namespaces
 from app.model.errors import BridgeheadError, StartupError
 from app.reconcile.worker import Parts, Worker
 from app.services.catalog import Catalog
@@ -67,20 +65,6 @@ def create_app(backend: Backend | None = None) -> FastAPI:
     problems.install(application)
     application.add_middleware(BodyLimit)
     return application
-
-
-def make_firewall(name: str) -> Firewall:
-    """The backend of a name; `auto` is iptables until there is another. Raises StartupError."""
-    if name == "none":
-        return NullFirewall()
-    try:
-        from app.firewall.iptables import IptablesFirewall  # noqa: PLC0415 - not needed without a firewall
-    except (ImportError, OSError) as failure:
-        raise StartupError(f"the iptables libraries cannot be loaded ({failure}): install iptables") from None
-    firewall = IptablesFirewall()
-    with contextlib.closing(Namespaces()) as namespaces, namespaces.scratch():
-        firewall.require()
-    return firewall
 
 
 def run(settings: Settings) -> int:
@@ -135,7 +119,7 @@ def _parts(settings: Settings, engine: Engine, catalog: Catalog) -> Parts:
         engine=engine,
         catalog=catalog,
         make_kernel=make_kernel,
-        make_firewall=lambda: make_firewall(settings.firewall),
+        make_firewall=lambda: open_firewall(settings.firewall),
         pools=settings.pools,
         resync_seconds=settings.resync,
     )

@@ -25,7 +25,7 @@ class Settings(BaseSettings):
     listen: str = "127.0.0.1:8015"
     state_dir: str = "/var/lib/bridgehead"
     database: str = ""
-    firewall: Literal["auto", "iptables", "none"] = "auto"
+    firewall: Literal["auto", "iptables", "nftables", "none"] = "auto"
     pool: Annotated[list[str], NoDecode] = ["192.168.15.0/24:24", "192.168.16.0/20:24"]
     resync: float = 60.0
 

@@ -22,7 +22,7 @@ from app.store.session import open_database, transaction
 from bench.http import Client
 
 COUNT = 10_000
-BACKENDS = ("iptables",)
+BACKENDS = ("nftables", "iptables")
 _FIRST_PORT = 20_000
 _NEXT_PORT = 8080
 _ROUNDS, _CONNECTS, _CHANGES = 20, 200, 40

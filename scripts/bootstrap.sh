@@ -43,7 +43,11 @@ installed() { dpkg-query -W -f '${db:Status-Abbrev}' "$1" 2>/dev/null | grep -q 
 need() { # need PACKAGE COMMAND: missing is what neither dpkg knows nor PATH has
     installed "$1" || command -v "$2" >/dev/null 2>&1 || missing="$missing $1"
 }
+need_library() { # need_library PACKAGE FILE: the same for what the dynamic linker finds
+    installed "$1" || ldconfig -p | grep -q "$2" || missing="$missing $1"
+}
 need iptables iptables # brings libxtables, libip4tc, libip6tc and the extensions
+need_library libnftables1 libnftables.so.1
 # the daemon itself uses none of these: the README's lines, the demo and the tests do
 need iproute2 ip
 need iputils-ping ping

@@ -4,10 +4,19 @@ import os
 from pathlib import Path
 
 import pytest
+from cells import Matrix
 
 NETNS_TESTS = Path(__file__).parent / "netns"
 OUTCOME = pytest.StashKey[pytest.TestReport]()
 """The report of a test's own part, for fixtures that clean up after it."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--matrix", action="store_true", help="list every cell of the data plane's matrix")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(Matrix(listed=config.option.matrix), "matrix")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Protocol
 from fastapi import Depends, Query, Request
 
 from app.model.errors import Invalid
+from app.model.host import FirewallReport, HostFacts
 from app.services.catalog import Catalog
 from app.services.context import Change, Context
 
@@ -20,6 +21,9 @@ class Submitter(Protocol):
 
     def submit(self, service: Callable[[Context], Change]) -> Future[Any]:
         """Queues a change; the future yields its subject once it is committed."""
+
+    def describe(self) -> Future[tuple[HostFacts, FirewallReport]]:
+        """Looks at the host and its rules."""
 
     @property
     def alive(self) -> bool:

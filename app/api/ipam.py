@@ -49,26 +49,28 @@ def _holder_name(backend: Backend, one: Allocation, network: Network) -> str:
     return endpoint.name if endpoint is not None else one.note
 
 
-def _pool(backend: Backend, network: Network) -> PoolOut:
-    size, used, reserved = backend.catalog.pool(network)
-    return PoolOut(
-        network=network.id,
-        network_name=network.name,
-        subnet=str(network.ipv4.subnet),
-        ip_range=str(network.ipv4.ip_range),
-        size=size,
-        used=used,
-        reserved=reserved,
-        free=size - used - reserved,
-    )
+def _pools(backend: Backend, network: Network) -> list[PoolOut]:
+    return [
+        PoolOut(
+            network=network.id,
+            network_name=network.name,
+            subnet=str(plan.subnet),
+            ip_range=str(plan.ip_range),
+            size=size,
+            used=used,
+            reserved=reserved,
+            free=size - used - reserved,
+        )
+        for plan, size, used, reserved in backend.catalog.pools(network)
+    ]
 
 
 @router.get(
     "/pools", operation_id="list_pools", summary="Count the networks' addresses", responses=errors(NotFound, Invalid)
 )
 async def pools(backend: BackendDep, limit: Limit = None, network: str | None = None) -> list[PoolOut]:
-    chosen = [backend.catalog.network(network)] if network is not None else backend.catalog.networks.values()
-    return [_pool(backend, one) for one in page(chosen, limit)]
+    chosen = [backend.catalog.network(network)] if network is not None else list(backend.catalog.networks.values())
+    return page((pool for one in chosen for pool in _pools(backend, one)), limit)
 
 
 @router.get(

@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from app.model.ports import ports_value
 from app.model.spec import AllocationKind, Endpoint, NetnsKind, Network, Portmap, Protocol
 from app.model.status import State, Status
 
@@ -34,10 +35,16 @@ class NetworkOut(Answer):
     subnet: str
     gateway: str | None
     ip_range: str
+    subnet6: str | None
+    gateway6: str | None
+    ip_range6: str | None
     mtu: int
     internal: bool
     isolated: bool
+    icc: bool
     masquerade: bool
+    snat_address: str | None
+    spoof_protection: bool
     labels: dict[str, str]
     created_at: datetime
     updated_at: datetime
@@ -58,6 +65,9 @@ class EndpointOut(Answer):
     address: str
     prefix_len: int
     gateway: str | None
+    address6: str | None
+    prefix_len6: int | None
+    gateway6: str | None
     mac: str
     ifname: str
     host_ifname: str
@@ -69,14 +79,14 @@ class EndpointOut(Answer):
 
 
 class PortmapOut(Answer):
-    """A published port."""
+    """A published port, or a range of them."""
 
     id: str
     endpoint: str = Field(description="The endpoint's id.")
     endpoint_name: str
     protocol: Protocol
     host_ip: str
-    host_port: int
+    host_port: int | str = Field(description='An integer for one, `"8000-8010"` for a range.')
     target_port: int
     labels: dict[str, str]
     created_at: datetime
@@ -105,7 +115,7 @@ class AllocationOut(Answer):
 
 
 class PoolOut(Answer):
-    """A network's addresses, counted."""
+    """A network's addresses of one IP version, counted."""
 
     network: str
     network_name: str
@@ -152,7 +162,7 @@ class Problem(BaseModel):
 
 
 def network_out(network: Network, status: Status) -> NetworkOut:
-    plan = network.ipv4
+    plan, plan6 = network.ipv4, network.plan(6)
     return NetworkOut(
         id=network.id,
         name=network.name,
@@ -160,10 +170,16 @@ def network_out(network: Network, status: Status) -> NetworkOut:
         subnet=str(plan.subnet),
         gateway=_text(plan.gateway),
         ip_range=str(plan.ip_range),
+        subnet6=_text(plan6 and plan6.subnet),
+        gateway6=_text(plan6 and plan6.gateway),
+        ip_range6=_text(plan6 and plan6.ip_range),
         mtu=network.mtu,
         internal=network.internal,
         isolated=network.isolated,
+        icc=network.icc,
         masquerade=network.masquerade,
+        snat_address=_text(network.snat_address),
+        spoof_protection=network.spoof_protection,
         labels=dict(network.labels),
         created_at=network.created_at,
         updated_at=network.updated_at,
@@ -172,7 +188,7 @@ def network_out(network: Network, status: Status) -> NetworkOut:
 
 
 def endpoint_out(endpoint: Endpoint, network: Network, status: Status) -> EndpointOut:
-    ref = endpoint.netns
+    ref, plan6 = endpoint.netns, network.plan(6)
     return EndpointOut(
         id=endpoint.id,
         name=endpoint.name,
@@ -185,6 +201,9 @@ def endpoint_out(endpoint: Endpoint, network: Network, status: Status) -> Endpoi
         address=str(endpoint.address(4)),
         prefix_len=network.ipv4.subnet.prefixlen,
         gateway=_text(network.gateway_for(4)),
+        address6=_text(endpoint.address(6)),
+        prefix_len6=plan6.subnet.prefixlen if plan6 is not None else None,
+        gateway6=_text(network.gateway_for(6)),
         mac=endpoint.mac,
         ifname=endpoint.ifname,
         host_ifname=endpoint.host_ifname,
@@ -203,7 +222,7 @@ def portmap_out(portmap: Portmap, endpoint: Endpoint, status: Status) -> Portmap
         endpoint_name=endpoint.name,
         protocol=portmap.protocol,
         host_ip=str(portmap.host_ip),
-        host_port=portmap.host_port,
+        host_port=ports_value(portmap.host_port, portmap.count),
         target_port=portmap.target_port,
         labels=dict(portmap.labels),
         created_at=portmap.created_at,

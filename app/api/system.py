@@ -1,4 +1,4 @@
-"""Health, readiness, version."""
+"""Health, readiness, version, and the host."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from fastapi import APIRouter, Response
 
 import app
 from app.api.deps import BackendDep
+from app.api.docs import errors
+from app.api.hostout import HostOut, host_out
 from app.api.schemas import HealthOut, ReadyOut, VersionOut
+from app.model.errors import KernelRefused, ShuttingDown
 
 router = APIRouter(tags=["system"])
 
@@ -39,3 +42,14 @@ async def ready(backend: BackendDep, response: Response) -> ReadyOut:
 @router.get("/version", operation_id="version", summary="Which version this is")
 async def version(backend: BackendDep) -> VersionOut:
     return VersionOut(version=app.__version__, firewall=backend.firewall)
+
+
+@router.get(
+    "/host",
+    operation_id="host",
+    summary="The host and its rules, looked at now",
+    responses=errors(KernelRefused, ShuttingDown),
+)
+async def host(backend: BackendDep) -> HostOut:
+    facts, firewall = await asyncio.wrap_future(backend.worker.describe())
+    return host_out(facts, firewall, list(backend.catalog.networks.values()))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
+from app.model.host import FirewallReport
 from app.model.ops import Op
 from app.model.state import FirewallItem
 
@@ -25,3 +26,26 @@ class Firewall(Protocol):
 
     def sync(self, items: Iterable[FirewallItem]) -> list[str]:
         """Brings the rules to exactly these items, whatever is there; says what differed, one line each."""
+
+
+@runtime_checkable
+class Watchful(Protocol):
+    """A firewall that knows what others' rules do."""
+
+    def trouble(self, owner: str) -> str:
+        """Which chain of whose drops the traffic of a network, by its id, and what would work; empty for none."""
+
+    def report(self) -> FirewallReport:
+        """The backend in use and why, and others' chains, looked at now. Raises KernelRefused."""
+
+
+def trouble_of(firewall: Firewall, owner: str) -> str:
+    """What others' rules do to a network; empty where nothing is known."""
+    return firewall.trouble(owner) if isinstance(firewall, Watchful) else ""
+
+
+def report_of(firewall: Firewall) -> FirewallReport:
+    """A firewall's own report, else its name alone. Raises KernelRefused."""
+    if isinstance(firewall, Watchful):
+        return firewall.report()
+    return FirewallReport(firewall.name, "", legacy_ipv4=False, legacy_ipv6=False, nftables=False)

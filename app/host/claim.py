@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import logging
 import os
 import secrets
 import socket
@@ -11,7 +12,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from app.host import unixdiag
 from app.model.errors import StartupError
+
+log = logging.getLogger("bridgehead")
 
 _NAMESPACE_LOCK = "\0bridgehead"
 """An abstract unix socket belongs to its network namespace, and goes with its process."""
@@ -53,17 +57,47 @@ def state_dir(path: Path) -> Iterator[None]:
 
 @contextmanager
 def namespace() -> Iterator[None]:
-    """Holds the network namespace that the daemon was started in. Raises StartupError."""
+    """Holds the network namespace that the daemon was started in. Raises StartupError.
+
+    Any user can take the name of an abstract socket. One that is not root's, or ours, is no daemon: then
+    the claim is a name that nobody can guess, beside it, which the next daemon finds.
+    """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as lock:
+        mine = _NAMESPACE_LOCK
         try:
-            lock.bind(_NAMESPACE_LOCK)
+            lock.bind(mine)
         except OSError as refusal:
             if refusal.errno != errno.EADDRINUSE:
                 raise
-            raise StartupError(
-                "another daemon manages this network namespace: stop it, or start this one in a namespace of its own"
-            ) from None
+            _refuse_second(_claims(), mine="")
+            mine = f"{_NAMESPACE_LOCK}/{secrets.token_hex(16)}"
+            lock.bind(mine)
+            log.warning("a process that is no daemon holds the name @%s; @%s is used", _NAMESPACE_LOCK[1:], mine[1:])
+        _refuse_second(_claims(), mine)
         yield
+
+
+def _claims() -> dict[str, int | None] | None:
+    """The names that claim this network namespace, and who holds them; None where the kernel cannot say."""
+    try:
+        found = unixdiag.holders(_NAMESPACE_LOCK.encode())
+    except OSError as refusal:
+        log.debug("the holders of unix sockets cannot be read: %s", refusal)
+        return None
+    names = {name.decode(errors="replace"): owner for name, owner in found.items()}
+    return {name: owner for name, owner in names.items() if name.split("/")[0] == _NAMESPACE_LOCK}
+
+
+def _refuse_second(claims: dict[str, int | None] | None, mine: str) -> None:
+    """Raises StartupError where a daemon holds another claim than `mine`; empty: there is one, whoever holds it."""
+    if claims is None:
+        held = not mine  # without it nobody can have found out that the usual name was an impostor's
+    else:
+        held = any(owner in (None, 0, os.geteuid()) for name, owner in claims.items() if name != mine)
+    if held:
+        raise StartupError(
+            "another daemon manages this network namespace: stop it, or start this one in a namespace of its own"
+        )
 
 
 def token(path: Path) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import NoReturn
 
-from app.kernel.fakeworld import FakeHost, Link, Namespace, Route, localnet
+from app.kernel.fakeworld import FakeHost, Link, Namespace, Route, link_settings
 from app.model.commands import commands
 from app.model.errors import BridgeheadError, Invalid, KernelRefused, NamespaceMissing, PortTaken
 from app.model.ops import Op
@@ -22,6 +22,7 @@ from app.model.state import (
     DefaultRoute,
     ForeignLink,
     HostPort,
+    IPInterface,
     Item,
     ItemKey,
     Netns,
@@ -75,7 +76,7 @@ class FakeKernel(FakeHost):
         self.log.append(op)
 
     def flush(self, forwards: Collection[PortForward]) -> None:
-        self.flushed += [forward for forward in forwards if forward.protocol is Protocol.UDP]
+        self.flushed += [forward for forward in forwards if forward.protocol is not Protocol.TCP]
 
     def close(self) -> None:
         self._held.clear()
@@ -114,14 +115,19 @@ class FakeKernel(FakeHost):
                 current = self.sysctls.get(after.path)
                 if current is None:
                     _refuse(errno.ENOENT, op)
-                if current != after.value:
+                if current != after.value and not self._is_lax(after.path):
                     former = self._former.get(after.path, (current, ""))[0]
                     self._former[after.path] = (former, after.value)
                     self.sysctls[after.path] = after.value
             case Sysctl() as before, None if before.path in self._former:
                 former, ours = self._former.pop(before.path)
-                if self.sysctls.get(before.path) == ours:
+                if self.sysctls.get(before.path) == ours and before.path not in self.depended_on:
                     self.sysctls[before.path] = former
+
+    def _is_lax(self, path: str) -> bool:
+        """A reverse path filter that is not strict is as loose as wanted; the higher of `all` and its own counts."""
+        everywhere = self.sysctls["net/ipv4/conf/all/rp_filter"]
+        return path.endswith("/rp_filter") and max(everywhere, self.sysctls[path]) != "1"
 
     def _foreign_link(self, op: Op) -> None:
         if isinstance(op.before, ForeignLink):
@@ -141,7 +147,8 @@ class FakeKernel(FakeHost):
         for other in netns.links.values():
             other.master = "" if other.master == name else other.master
         if netns is self.host:
-            self.sysctls.pop(localnet(name), None)
+            for path in link_settings(name):
+                self.sysctls.pop(path, None)
         if link.peer is not None:
             self._drop(*link.peer)
 
@@ -160,19 +167,19 @@ class FakeKernel(FakeHost):
             _refuse(errno.EADDRNOTAVAIL, op)
         netns.links[link.name] = link
         if netns is self.host:
-            self.sysctls[localnet(link.name)] = "0"
+            self.sysctls |= link_settings(link.name)
 
     def _bridge(self, op: Op) -> None:
         match op.before, op.after:
             case None, Bridge() as after:
-                made = Link(
-                    after.name, "bridge", after.owner, after.mac, after.mtu, up=True, addresses=set(after.addresses)
-                )
+                made = Link(after.name, "bridge", after.owner, after.mac, after.mtu, up=True, ipv6=after.ipv6)
+                _readdress(made, None, after, op)
                 self._add(self.host, made, op)
             case Bridge() as before, None:
                 self._delete(before.name, before.owner)
             case Bridge() as before, Bridge() as after:
                 link = self._require(self.host, after.name, op)
+                link.ipv6 = after.ipv6
                 _readdress(link, before, after, op)
                 link.mac, link.mtu, link.up = after.mac, after.mtu, True
 
@@ -186,10 +193,17 @@ class FakeKernel(FakeHost):
                 outer = self._require(self.host, after.host_ifname, op)
                 self._require(self.host, after.bridge, op)
                 inner = self._require(self._open(after.netns), after.ifname, op)
+                self._set_port(outer, after, op)
+                inner.ipv6 = after.ipv6
                 _readdress(inner, before, after, op)
-                outer.master, outer.hairpin = after.bridge, after.hairpin
                 outer.mtu = inner.mtu = after.mtu
                 outer.up = inner.up = True
+
+    def _set_port(self, outer: Link, item: Attachment, op: Op) -> None:
+        if item.locked and not self.can_lock_ports:
+            _refuse(errno.EOPNOTSUPP, op)
+        outer.master, outer.hairpin = item.bridge, item.hairpin
+        outer.isolated, outer.locked = item.isolated, item.locked
 
     def _attach(self, item: Attachment, op: Op) -> None:
         netns = self._open(item.netns)
@@ -201,11 +215,12 @@ class FakeKernel(FakeHost):
             _refuse(errno.EXFULL, op)
         if item.ifname in netns.links:
             _refuse(errno.EEXIST, op)
-        outer = Link(item.host_ifname, "veth", item.owner, "02:00:00:00:00:01", item.mtu, up=True, master=item.bridge)
-        outer.hairpin = item.hairpin
+        outer = Link(item.host_ifname, "veth", item.owner, "02:00:00:00:00:01", item.mtu, up=True, ipv6=False)
+        self._set_port(outer, item, op)
         self._add(self.host, outer, op)
-        inner = Link(item.ifname, "veth", item.owner, item.mac, item.mtu, up=True, addresses=set(item.addresses))
+        inner = Link(item.ifname, "veth", item.owner, item.mac, item.mtu, up=True, ipv6=item.ipv6)
         try:
+            _readdress(inner, None, item, op)
             self._add(netns, inner, op)
         except KernelRefused:
             self._drop(self.host, outer.name)
@@ -245,19 +260,21 @@ class FakeKernel(FakeHost):
         found += [Netns(name, self.names[name].owner) for _kind, name in sorted(named)]
         found += self._held.values()
         found += self._observed_routes(wanted.values())
-        paths = {item.path for item in wanted.values() if isinstance(item, Sysctl)} | set(self._former)
-        owners = {item.path: item.owner for item in wanted.values() if isinstance(item, Sysctl)}
-        found += [
-            Sysctl(owners.get(path, ""), path, self.sysctls[path]) for path in sorted(paths) if path in self.sysctls
-        ]
+        settings = {item.path: item for item in wanted.values() if isinstance(item, Sysctl)}
+        paths = settings.keys() | self._former.keys()
+        owners = {path: item.owner for path, item in settings.items()}
+        values = {path: self.sysctls[path] for path in sorted(paths) if path in self.sysctls}
+        values |= {path: one.value for path in values if self._is_lax(path) and (one := settings.get(path)) is not None}
+        found += [Sysctl(owners.get(path, ""), path, value) for path, value in values.items()]
         return found
 
     def _observed(self, link: Link, wanted: dict[ItemKey, Item]) -> Item:
         item = wanted.get(("link", link.name))
         match item:
             case Bridge() if (item.owner, "bridge") == (link.owner, link.kind):
-                held = frozenset(link.addresses)
-                return replace(item, mac=link.mac, mtu=link.mtu, addresses=held, up=link.up)
+                return replace(
+                    item, mac=link.mac, mtu=link.mtu, addresses=_held(item, link), ipv6=link.ipv6, up=link.up
+                )
             case Attachment() if (item.owner, "veth") == (link.owner, link.kind) and link.peer is not None:
                 netns, ifname = link.peer
                 inner = netns.links[ifname]
@@ -267,8 +284,11 @@ class FakeKernel(FakeHost):
                         item,
                         bridge=link.master,
                         mtu=min(link.mtu, inner.mtu),
-                        addresses=item.addresses & inner.addresses,
+                        addresses=_held(item, inner),
+                        ipv6=inner.ipv6,
                         hairpin=link.hairpin,
+                        isolated=link.isolated,
+                        locked=link.locked,
                         up=link.up and inner.up,
                     )
             case _:
@@ -288,12 +308,22 @@ def _refuse(number: int, op: Op) -> NoReturn:
     raise KernelRefused(number, (commands(op) or ["?"])[0])
 
 
-def _readdress(link: Link, before: Bridge | Attachment, after: Bridge | Attachment, op: Op) -> None:
-    for address in after.addresses - before.addresses:
-        if address in link.addresses:
-            _refuse(errno.EEXIST, op)
+def _held(item: Bridge | Attachment, link: Link) -> frozenset[IPInterface]:
+    """An address that nobody wants and that bears no mark is somebody's."""
+    return frozenset((item.addresses | link.marked) & link.addresses)
+
+
+def _readdress(link: Link, before: Bridge | Attachment | None, after: Bridge | Attachment, op: Op) -> None:
+    held = before.addresses if before is not None else frozenset[IPInterface]()
+    if not link.ipv6:
+        link.addresses = {address for address in link.addresses if address.version == 4}
+    for address in after.addresses - held:
+        if address.version == 6 and not link.ipv6:
+            _refuse(errno.EACCES, op)
         link.addresses.add(address)
-    for address in before.addresses - after.addresses:
+        link.marked.add(address)
+    for address in held - after.addresses:
         if address not in link.addresses:
             _refuse(errno.EADDRNOTAVAIL, op)
         link.addresses.remove(address)
+        link.marked.discard(address)

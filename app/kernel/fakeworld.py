@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 from app.model.errors import Invalid, KernelRefused, NamespaceMissing, PortTaken
+from app.model.host import HostFacts, HostRoute, Setting, Uplink
 from app.model.spec import IPAddress, IPNetwork, NetnsKind, NetnsRef, Protocol, Version, ports_text
 from app.model.state import HostPort, IPInterface, ItemKey
 
-_IP_FORWARD = "net/ipv4/ip_forward"
+_IP_FORWARD, _FORWARDING6 = "net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"
+_SETTINGS = {_IP_FORWARD: "0", _FORWARDING6: "0", "net/ipv4/conf/all/rp_filter": "0"}
 _LO = "lo"
 
 
 @dataclass(slots=True, eq=False)
 class Link:
-    """An interface; `owner` is the id in its mark, '' for somebody else's; `peer` is a veth's other end."""
+    """An interface; `owner` is the id in its mark, '' for somebody else's; `peer` is a veth's other end.
+
+    marked: those of its addresses that we put there; ipv6: it is not off.
+    """
 
     name: str
     kind: str
@@ -24,8 +30,12 @@ class Link:
     mtu: int = 1500
     up: bool = False
     addresses: set[IPInterface] = field(default_factory=set)
+    marked: set[IPInterface] = field(default_factory=set)
+    ipv6: bool = True
     master: str = ""
     hairpin: bool = False
+    isolated: bool = False
+    locked: bool = False
     peer: tuple[Namespace, str] | None = None
 
 
@@ -58,7 +68,9 @@ class FakeHost:
         self.processes: dict[int, tuple[int, Namespace]] = {}
         self.routes: list[tuple[IPNetwork, str]] = []
         self.uplink = ""
-        self.sysctls: dict[str, str] = {_IP_FORWARD: "0"}
+        self.sysctls: dict[str, str] = dict(_SETTINGS)
+        self.depended_on: set[str] = set()
+        self.can_lock_ports = True
         self._known: dict[Namespace, tuple[NetnsRef, str]] = {}
         self._former: dict[str, tuple[str, str]] = {}
         self._held: dict[ItemKey, HostPort] = {}
@@ -74,6 +86,10 @@ class FakeHost:
         self.routes += [(address.network, name) for address in addresses]
         if uplink:
             self.uplink = name
+
+    def depend_on(self, path: str) -> None:
+        """Somebody came who forwards by a setting since we changed it: it stays when we no longer need it."""
+        self.depended_on.add(path)
 
     def add_route(self, destination: IPNetwork, ifname: str) -> None:
         """A route of the host."""
@@ -136,6 +152,27 @@ class FakeHost:
         link = self.host.links.get(self.uplink)
         return link.mtu if link is not None else 1500
 
+    def _setting(self, path: str) -> Setting:
+        former = self._former.get(path)
+        return Setting(self.sysctls[path], former[0] if former else None)
+
+    def describe(self) -> HostFacts:
+        return HostFacts(
+            ip_forward=self._setting(_IP_FORWARD),
+            ipv6_forwarding=self._setting(_FORWARDING6),
+            bridge_nf_call_iptables=None,
+            bridge_nf_call_ip6tables=None,
+            ipv6=True,
+            uplinks=tuple(self._uplinks()),
+            routes=tuple(HostRoute(target, ifname) for target, ifname in self.routes if target.prefixlen),
+        )
+
+    def _uplinks(self) -> Iterator[Uplink]:
+        link = self.host.links.get(self.uplink)
+        if link is not None:
+            addresses = tuple(sorted(held for held in link.addresses if held.version == 4))
+            yield Uplink(4, link.name, None, 0, link.mtu, addresses)
+
     def resolve(self, ref: NetnsRef) -> NetnsRef:
         if ref.kind is NetnsKind.PID:
             found = self.processes.get(int(ref.value))
@@ -187,15 +224,16 @@ class FakeHost:
         return found
 
 
-def localnet(ifname: str) -> str:
-    """The setting that lets 127.0.0.1 be routed through an interface."""
-    return f"net/ipv4/conf/{ifname}/route_localnet"
+def link_settings(ifname: str) -> dict[str, str]:
+    """The settings that come and go with an interface of the host, as they are at first."""
+    return {f"net/ipv4/conf/{ifname}/{key}": "0" for key in ("route_localnet", "rp_filter")}
 
 
 def _described(netns: Namespace) -> str:
     links = [
         f"{link.name} {link.kind} {link.owner} {link.mac} {link.mtu} up={link.up} {sorted(map(str, link.addresses))} "
-        f"master={link.master} hairpin={link.hairpin} peer={link.peer[1] if link.peer else ''}"
+        f"master={link.master} hairpin={link.hairpin} isolated={link.isolated} locked={link.locked} "
+        f"ipv6={link.ipv6} peer={link.peer[1] if link.peer else ''}"
         for _name, link in sorted(netns.links.items())
     ]
     return f"{netns.owner} {links} {sorted(netns.routes.items())}"

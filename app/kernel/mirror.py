@@ -1,7 +1,8 @@
 """The host's links, addresses and routes in memory, kept true by the kernel's own events.
 
 Looking one thing up costs nothing, and no request pays for a dump. One dump at the start, and one
-more where the kernel says that events were lost.
+more where the kernel says that events were lost. Routes are read again where they are asked for and
+something happened that makes the kernel drop some without a word.
 """
 
 from __future__ import annotations
@@ -11,6 +12,9 @@ import logging
 
 from app.kernel.netlink import Rtnl
 from app.kernel.wire import (
+    ADDRESS_PROTOCOL,
+    NLM_F_REPLACE,
+    ROUTE_PROTOCOL_RA,
     RTM_DELADDR,
     RTM_DELLINK,
     RTM_DELROUTE,
@@ -28,8 +32,9 @@ from app.kernel.wire import (
     parse_address,
     parse_link,
     parse_route,
+    with_port_options,
 )
-from app.model.spec import IPAddress, IPNetwork
+from app.model.spec import IPAddress, IPNetwork, Version
 from app.model.state import IPInterface
 
 log = logging.getLogger("bridgehead.kernel")
@@ -42,56 +47,88 @@ class HostMirror:
     """What the namespace of the thread that made it looks like, as of the last `refresh`."""
 
     def __init__(self) -> None:
-        self._events = Rtnl(groups=_GROUPS)
-        self._events.widen(_BUFFER)
         self._links: dict[int, Link] = {}
         self._names: dict[str, int] = {}
-        self._addresses: dict[int, set[IPInterface]] = {}
+        self._addresses: dict[int, dict[IPInterface, int]] = {}
         self._routes: set[Route] = set()
+        self._routes_stale = False
+        self._events = self._listen()
         self._load()
+
+    @staticmethod
+    def _listen() -> Rtnl:
+        events = Rtnl(groups=_GROUPS)
+        events.widen(_BUFFER)
+        return events
 
     def close(self) -> None:
         self._events.close()
 
     def _load(self) -> None:
-        self._links, self._names, self._addresses, self._routes = {}, {}, {}, set()
+        self._links, self._names, self._addresses = {}, {}, {}
         with Rtnl() as rtnl:
             for link in rtnl.links():
                 self._put_link(link)
-            for index, address in rtnl.addresses():
-                self._addresses.setdefault(index, set()).add(address)
+            for index, address, protocol in rtnl.marked_addresses():
+                self._addresses.setdefault(index, {})[address] = protocol
             self._routes = set(rtnl.routes())
+        self._routes_stale = False
 
     def refresh(self) -> None:
         """Takes in what has happened so far; never waits."""
         try:
-            for kind, raw in self._events.events():
-                self._take(kind, raw)
+            self._take_all()
         except OSError as failure:
             if failure.errno != errno.ENOBUFS:
                 raise
             log.info("the kernel dropped events: reading the host's links, addresses and routes again")
+            # what happens from here on waits in the new socket, whose queue holds nothing that is older than the dump
+            self._events.close()
+            self._events = self._listen()
             self._load()
 
-    def _take(self, kind: int, raw: bytes) -> None:
+    def _take_all(self) -> None:
+        for kind, flags, raw in self._events.events():
+            self._take(kind, flags, raw)
+
+    def _take(self, kind: int, flags: int, raw: bytes) -> None:
         if kind in (RTM_NEWLINK, RTM_DELLINK):
-            if is_bridge_port_event(raw):
-                return
             link = parse_link(raw)
+            if is_bridge_port_event(raw):
+                known = self._links.get(link.index)
+                if known is not None and kind == RTM_NEWLINK:
+                    self._links[link.index] = with_port_options(known, raw)
+                return
             self._put_link(link) if kind == RTM_NEWLINK else self._drop_link(link)
         elif kind in (RTM_NEWADDR, RTM_DELADDR):
-            index, address = parse_address(raw)
-            held = self._addresses.setdefault(index, set())
-            held.add(address) if kind == RTM_NEWADDR else held.discard(address)
+            index, address, protocol = parse_address(raw)
+            held = self._addresses.setdefault(index, {})
+            if kind == RTM_NEWADDR:
+                held[address] = protocol
+            else:
+                held.pop(address, None)
+                # with the last one all routes of the link go in silence, and before Linux 6.8 those with this source
+                self._routes_stale = True
         elif kind in (RTM_NEWROUTE, RTM_DELROUTE):
+            # a replacement does not say which route it replaces
+            self._routes_stale |= kind == RTM_NEWROUTE and bool(flags & NLM_F_REPLACE)
             route = parse_route(raw)
             if route is not None:
                 self._routes.add(route) if kind == RTM_NEWROUTE else self._routes.discard(route)
 
+    def _current_routes(self) -> set[Route]:
+        if self._routes_stale:
+            with Rtnl() as rtnl:
+                self._routes = set(rtnl.routes())
+            self._routes_stale = False
+        return self._routes
+
     def _put_link(self, link: Link) -> None:
         known = self._links.get(link.index)
-        if known is not None and known.name != link.name:
-            self._names.pop(known.name, None)
+        if known is not None and known.name != link.name and self._names.get(known.name) == link.index:
+            del self._names[known.name]
+        if known is not None and known.up and not link.up:
+            self._routes_stale |= any(route.oif == link.index for route in self._routes)
         self._links[link.index] = link
         self._names[link.name] = link.index
 
@@ -110,12 +147,20 @@ class HostMirror:
     def links(self) -> list[Link]:
         return list(self._links.values())
 
+    def routes(self) -> list[Route]:
+        return list(self._routes)
+
     def name_of(self, index: int | None) -> str:
         link = self._links.get(index) if index is not None else None
         return link.name if link else "?"
 
     def addresses_of(self, index: int) -> set[IPInterface]:
         return set(self._addresses.get(index, ()))
+
+    def own_addresses_of(self, index: int) -> set[IPInterface]:
+        """Those that we put there, by their mark."""
+        held = self._addresses.get(index, {})
+        return {address for address, protocol in held.items() if protocol == ADDRESS_PROTOCOL}
 
     def holds_address(self, address: IPAddress) -> bool:
         """Whether an interface of the host carries the address; all of 127.0.0.0/8 counts as carried."""
@@ -125,7 +170,7 @@ class HostMirror:
 
     def route_in_the_way(self, subnet: IPNetwork) -> tuple[IPNetwork, str] | None:
         """A route other than the default one that overlaps the subnet, and the interface it goes to."""
-        for route in self._routes:
+        for route in self._current_routes():
             target = route.destination
             if target is not None and target.version == subnet.version and target.overlaps(subnet):
                 return target, self.name_of(route.oif)
@@ -133,7 +178,41 @@ class HostMirror:
 
     def default_mtu(self) -> int | None:
         """The MTU of the interface that the preferred default route goes to."""
-        defaults = [route for route in self._routes if route.destination is None and route.oif is not None]
+        defaults = [route for route in self._current_routes() if route.destination is None and route.oif is not None]
         best = min(defaults, key=lambda route: (route.version, route.priority), default=None)
         link = self._links.get(best.oif) if best and best.oif is not None else None
         return link.mtu if link else None
+
+    def learning_links(self) -> list[str]:
+        """Names of the interfaces whose IPv6 default route a router advertisement gave."""
+        found = {
+            route.oif
+            for route in self._current_routes()
+            if (route.destination, route.version, route.protocol) == (None, 6, ROUTE_PROTOCOL_RA)
+        }
+        return sorted(self.name_of(index) for index in found if index in self._links)
+
+    def foreign_forwarders(self, version: Version) -> dict[int, str]:
+        """Somebody else's links that are of use only where the host forwards, by index.
+
+        Those are bridges with ports and an address, and veths to another namespace that have an address or
+        a route of their own. A VPN's interface is none: on most hosts it is a client's.
+        """
+        used = {
+            index
+            for index, held in self._addresses.items()
+            if any(address.version == version and not address.is_link_local for address in held)
+        }
+        routed = {
+            route.oif
+            for route in self._current_routes()
+            if route.version == version and route.destination is not None and not route.destination.is_link_local
+        }
+        masters = {link.master for link in self._links.values()}
+        found: dict[int, str] = {}
+        for index, link in self._links.items():
+            bridge = link.kind == "bridge" and index in masters and index in used
+            veth = link.kind == "veth" and link.elsewhere and link.master is None and index in used | routed
+            if link.up and not link.is_ours and (bridge or veth):
+                found[index] = f"{link.kind} {link.name}"
+        return found

@@ -84,6 +84,32 @@ def _is_netns(descriptor: int) -> bool:
         raise
 
 
+class KnownNamespaces:
+    """Under which key we were last in which namespace, whatever it was called then."""
+
+    def __init__(self) -> None:
+        self._known: dict[Identity, tuple[NetnsRef, str]] = {}
+
+    def remember(self, descriptor: int, ref: NetnsRef, key: str) -> None:
+        self._known[identity(descriptor)] = (ref, key)
+
+    def key_of(self, ref: NetnsRef) -> str | None:
+        """None where we were not, as far as we know. Raises NamespaceMissing."""
+        with opened(ref) as descriptor:
+            wanted = identity(descriptor)
+        known = self._known.get(wanted)
+        if known is None:
+            return None
+        try:
+            with opened(known[0]) as descriptor:
+                if identity(descriptor) == wanted:
+                    return known[1]
+        except NamespaceMissing:
+            pass
+        del self._known[wanted]  # it died, and another has its inode
+        return None
+
+
 class Namespaces:
     """Enters and leaves namespaces from the thread that made it; `host` is where that thread belongs."""
 

@@ -1,4 +1,4 @@
-"""Links, addresses, routes, sockets and flows over netlink, with pyroute2's messages; nothing else imports pyroute2."""
+"""Links, addresses, routes and namespace ids over netlink, with pyroute2's messages; nothing else imports pyroute2."""
 
 from __future__ import annotations
 
@@ -6,20 +6,17 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Iterator
-from dataclasses import dataclass
-from ipaddress import ip_address
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pyroute2.netlink.diag import SOCK_DIAG_BY_FAMILY, inet_diag_msg, inet_diag_req
 from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 from pyroute2.netlink.rtnl.nsidmsg import nsidmsg
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
 from app.kernel.wire import (
-    CT_DELETE,
-    CT_GET,
+    ADDRESS_PROTOCOL,
+    AF_BRIDGE,
     IFF_UP,
     LINK_GROUP,
     NLM_F_CREATE,
@@ -27,18 +24,24 @@ from app.kernel.wire import (
     NLM_F_ECHO,
     NLM_F_EXCL,
     NLM_F_REPLACE,
+    NTF_MASTER,
+    NTF_STICKY,
+    NUD_NOARP,
     ROUTE_PROTOCOL,
     RT_SCOPE_UNIVERSE,
     RT_TABLE_MAIN,
     RTM_DELADDR,
     RTM_DELLINK,
+    RTM_DELNEIGH,
     RTM_DELROUTE,
     RTM_GETADDR,
     RTM_GETLINK,
+    RTM_GETNEIGH,
     RTM_GETNSID,
     RTM_GETROUTE,
     RTM_NEWADDR,
     RTM_NEWLINK,
+    RTM_NEWNEIGH,
     RTM_NEWNSID,
     RTM_NEWROUTE,
     RTN_UNICAST,
@@ -48,20 +51,29 @@ from app.kernel.wire import (
     Packed,
     Route,
     attribute,
-    attributes,
     parse_address,
     parse_link,
     parse_route,
+    parse_static_fdb,
 )
 from app.model.errors import KernelRefused
 from app.model.spec import IPAddress
 from app.model.state import IPInterface
 
-_NESTED = 0x8000
-_CTA_TUPLE_ORIG, _CTA_ID, _CTA_FILTER = 1, 12, 25
-_CTA_TUPLE_IP, _CTA_TUPLE_PROTO, _CTA_IP_V4_DST, _CTA_IP_V6_DST = 1, 2, 2, 4
-_CTA_PROTO_NUM, _CTA_PROTO_DST_PORT, _CTA_FILTER_ORIG_FLAGS = 1, 3, 1
-_FILTER_PROTO_NUM, _FILTER_PROTO_DST_PORT = 1 << 3, 1 << 5  # ctnetlink's CTA_FILTER_F_*
+IFA_F_NODAD = 0x02
+_NDA_LLADDR = 2
+PORT_OPTIONS = {
+    "hairpin": "IFLA_BRPORT_MODE",
+    "isolated": "IFLA_BRPORT_ISOLATED",
+    "learning": "IFLA_BRPORT_LEARNING",
+    "locked": "IFLA_BRPORT_LOCKED",
+}
+"""Options of a bridge port, as bridge(8) names them."""
+
+
+def _fdb_message(port: int, mac: str, flags: int) -> Packed:
+    header = struct.pack("=BxxxiHBB", AF_BRIDGE, port, NUD_NOARP, flags, 0)
+    return Packed(header + attribute(_NDA_LLADDR, bytes.fromhex(mac.replace(":", ""))))
 
 
 def _decoded(message: Message, raw: bytes) -> Message:
@@ -106,11 +118,19 @@ class Rtnl(Netlink):
         return link
 
     def addresses(self) -> Iterator[tuple[int, IPInterface]]:
+        """Interface index and address, of every link."""
+        return ((index, address) for index, address, _protocol in self.marked_addresses())
+
+    def marked_addresses(self) -> Iterator[tuple[int, IPInterface, int]]:
+        """Interface index, address and the protocol number that tells ours, of every link."""
         raws = self.request(ifaddrmsg(), RTM_GETADDR, NLM_F_DUMP, lambda: f"{self._ip} address show")
         return (parse_address(raw) for raw in raws)
 
     def routes(self) -> Iterator[Route]:
-        raws = self.request(rtmsg(), RTM_GETROUTE, NLM_F_DUMP, lambda: f"{self._ip} route show")
+        """The unicast routes of the main table, of both IP versions."""
+        message = rtmsg()
+        message["family"] = socket.AF_UNSPEC  # pyroute2's own default is IPv4
+        raws = self.request(message, RTM_GETROUTE, NLM_F_DUMP, lambda: f"{self._ip} route show")
         return (route for raw in raws if (route := parse_route(raw)) is not None)
 
     def add_bridge(self, name: str, mac: str, mtu: int, alias: str) -> Link:
@@ -178,9 +198,12 @@ class Rtnl(Netlink):
         mac: str | None = None,
         alias: str | None = None,
         master: int | None = None,
-        hairpin: bool | None = None,
+        port: Mapping[str, bool] | None = None,
     ) -> None:
-        """Changes what is given of a link, in one message."""
+        """Changes what is given of a link, in one message; options of a bridge port before its being up.
+
+        port: those of `PORT_OPTIONS`.
+        """
         message = ifinfmsg()
         message["index"] = index
         words = []
@@ -190,13 +213,15 @@ class Rtnl(Netlink):
         plain = {"IFLA_MTU": mtu, "IFLA_ADDRESS": mac, "IFLA_IFALIAS": alias, "IFLA_MASTER": master}
         attrs: list[list[Any]] = [[key, value] for key, value in plain.items() if value is not None]
         words += [f"{key.removeprefix('IFLA_').lower()} {value}" for key, value in attrs]
-        if hairpin is not None:
-            slave = [
-                ["IFLA_INFO_SLAVE_KIND", "bridge"],
-                ["IFLA_INFO_SLAVE_DATA", {"attrs": [["IFLA_BRPORT_MODE", int(hairpin)]]}],
-            ]
+        if port:
+            flags: list[list[Any]] = [[PORT_OPTIONS[name], int(value)] for name, value in port.items()]
+            if port.get("locked"):
+                # what the port learnt before would pass until it ages
+                flags.append(["IFLA_BRPORT_FLUSH", None])
+            slave = [["IFLA_INFO_SLAVE_KIND", "bridge"], ["IFLA_INFO_SLAVE_DATA", {"attrs": flags}]]
             attrs.append(["IFLA_LINKINFO", {"attrs": slave}])
-            words.append(f"type bridge_slave hairpin {'on' if hairpin else 'off'}")
+            words.append("type bridge_slave")
+            words += [f"{name} {'on' if value else 'off'}" for name, value in port.items()]
         message["attrs"] = attrs
         self.change(message, RTM_NEWLINK, 0, lambda: f"{self._ip} link set index {index} {' '.join(words)}")
 
@@ -206,13 +231,33 @@ class Rtnl(Netlink):
         message["index"] = index
         self._delete(message, RTM_DELLINK, f"{self._ip} link delete index {index}")
 
+    def add_fdb(self, port: int, mac: str) -> None:
+        """Says for good that a MAC is behind a bridge port; no other port can learn it."""
+        flags, asked = NLM_F_CREATE | NLM_F_REPLACE, f"bridge fdb replace {mac} dev index {port} master static sticky"
+        body = _fdb_message(port, mac, NTF_MASTER | NTF_STICKY)
+        self.change(body, RTM_NEWNEIGH, flags, lambda: asked)
+
+    def delete_fdb(self, port: int, mac: str) -> None:
+        """Takes `add_fdb` back; its being gone already is as good."""
+        body = _fdb_message(port, mac, NTF_MASTER)
+        self._delete(body, RTM_DELNEIGH, f"bridge fdb delete {mac} dev index {port} master")
+
+    def static_fdb(self) -> set[tuple[int, str]]:
+        """Port index and MAC of every static forwarding entry, of all bridges: a dump."""
+        body = Packed(struct.pack("=BxxxiHBB", AF_BRIDGE, 0, 0, 0, 0))
+        raws = self.request(body, RTM_GETNEIGH, NLM_F_DUMP, lambda: "bridge fdb show")
+        return {entry for raw in raws if (entry := parse_static_fdb(raw)) is not None}
+
     def add_address(self, index: int, address: IPInterface) -> None:
-        """Adds an address; its being there already is as good."""
+        """Adds an address with our mark, usable at once; its being there already is as good."""
         message = self._address_message(index, address)
+        message["attrs"].append(["IFA_PROTO", ADDRESS_PROTOCOL])
         broadcast = address.network.broadcast_address
-        if address.version == 4 and address.network.prefixlen < 31:
+        if address.version == 6:
+            message["flags"] = IFA_F_NODAD
+        elif address.network.prefixlen < 31:
             message["attrs"].append(["IFA_BROADCAST", str(broadcast)])
-        asked = f"{self._ip} address add {address} dev index {index}"
+        asked = f"{self._ip} address add {address} dev index {index}{' nodad' if address.version == 6 else ''}"
         self.change(message, RTM_NEWADDR, NLM_F_CREATE | NLM_F_REPLACE, lambda: asked)
 
     def delete_address(self, index: int, address: IPInterface) -> None:
@@ -231,7 +276,8 @@ class Rtnl(Netlink):
     def add_default_route(self, via: IPAddress, index: int, *, replace: bool) -> None:
         """Adds the default route; `replace` changes the one that is there. Raises KernelRefused EEXIST."""
         flags = NLM_F_CREATE | (NLM_F_REPLACE if replace else NLM_F_EXCL)
-        asked = f"{self._ip} route {'replace' if replace else 'add'} default via {via} dev index {index}"
+        ip = f"{self._ip} -6" if via.version == 6 else self._ip
+        asked = f"{ip} route {'replace' if replace else 'add'} default via {via} dev index {index}"
         self.change(self._default_message(via, index), RTM_NEWROUTE, flags, lambda: asked)
 
     def delete_default_route(self, via: IPAddress, index: int) -> None:
@@ -275,77 +321,6 @@ class Rtnl(Netlink):
             self.change(message, RTM_NEWNSID, 0, lambda: f"{self._ip} netns set HOST auto")
         except KernelRefused as refusal:
             if refusal.errno != errno.EEXIST:
-                raise
-
-
-class SockDiag(Netlink):
-    """Sockets of one namespace (sock_diag(7))."""
-
-    def __init__(self) -> None:
-        super().__init__(4)  # NETLINK_SOCK_DIAG, which Python's socket module lacks
-
-    def inodes(self, family: int, protocol: int, port: int) -> list[tuple[IPAddress, int]]:
-        """Local address and inode of each listening or bound socket with this source port."""
-        request = inet_diag_req()
-        request["sdiag_family"], request["sdiag_protocol"] = family, protocol
-        request["idiag_states"] = 0xFFFFFFFF
-        raws = self.request(request, SOCK_DIAG_BY_FAMILY, NLM_F_DUMP, lambda: f"ss -n -a sport = :{port}")
-        messages = (_decoded(inet_diag_msg, raw) for raw in raws)
-        return [
-            (ip_address(message["idiag_src"]), message["idiag_inode"])
-            for message in messages
-            if message["idiag_sport"] == port and message["idiag_inode"]
-        ]
-
-
-@dataclass(frozen=True, slots=True)
-class Flow:
-    """A conntrack entry's original direction; `key` is the attributes that name it for deletion."""
-
-    destination: IPAddress
-    port: int
-    key: bytes
-
-
-class Conntrack(Netlink):
-    """The connection tracking table of one namespace (linux/netfilter/nfnetlink_conntrack.h)."""
-
-    def __init__(self) -> None:
-        super().__init__(12)  # NETLINK_NETFILTER, likewise
-
-    def flows(self, family: int, protocol: int, port: int | None = None) -> Iterator[Flow]:
-        """The flows of one transport protocol, to one port or to any: one dump.
-
-        The kernel filters it (CTA_FILTER, Linux 5.8); an older one sends all, and we filter.
-        """
-        transport = attribute(_CTA_PROTO_NUM, bytes([protocol]))
-        flags = _FILTER_PROTO_NUM
-        if port is not None:
-            transport += attribute(_CTA_PROTO_DST_PORT, port.to_bytes(2, "big"))
-            flags |= _FILTER_PROTO_DST_PORT
-        wanted = attribute(_CTA_TUPLE_ORIG | _NESTED, attribute(_CTA_TUPLE_PROTO | _NESTED, transport))
-        wanted += attribute(_CTA_FILTER | _NESTED, attribute(_CTA_FILTER_ORIG_FLAGS, struct.pack("=I", flags)))
-        body = struct.pack("=BBH", family, 0, 0) + wanted
-        for raw in self.request(Packed(body), CT_GET, NLM_F_DUMP, lambda: "conntrack -L"):
-            found = attributes(raw, 20)
-            original = attributes(found[_CTA_TUPLE_ORIG], 0)
-            proto = attributes(original[_CTA_TUPLE_PROTO], 0)
-            if proto[_CTA_PROTO_NUM][0] != protocol or _CTA_PROTO_DST_PORT not in proto:
-                continue
-            address = attributes(original[_CTA_TUPLE_IP], 0)
-            yield Flow(
-                destination=ip_address(address[_CTA_IP_V4_DST if family == socket.AF_INET else _CTA_IP_V6_DST]),
-                port=int.from_bytes(proto[_CTA_PROTO_DST_PORT], "big"),
-                key=attribute(_CTA_TUPLE_ORIG | _NESTED, found[_CTA_TUPLE_ORIG]) + attribute(_CTA_ID, found[_CTA_ID]),
-            )
-
-    def delete(self, flow: Flow, family: int) -> None:
-        """Forgets one flow; its being gone already is as good."""
-        request = Packed(struct.pack("=BBH", family, 0, 0) + flow.key)
-        try:
-            self.change(request, CT_DELETE, 0, lambda: f"conntrack -D --orig-dst {flow.destination}")
-        except KernelRefused as refusal:
-            if refusal.errno != errno.ENOENT:
                 raise
 
 

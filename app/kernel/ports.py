@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import resource
 import socket
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from app.kernel.netlink import SockDiag
+from app.kernel.sockdiag import SockDiag
 from app.model.errors import BridgeheadError, KernelRefused, PortTaken
 from app.model.spec import IPAddress, Protocol
 from app.model.state import HostPort, ItemKey
@@ -19,6 +20,9 @@ _KINDS = {
     Protocol.UDP: (socket.SOCK_DGRAM, socket.IPPROTO_UDP),
     Protocol.SCTP: (socket.SOCK_STREAM, socket.IPPROTO_SCTP),
 }
+
+_SELECTABLE = 1024
+"""FD_SETSIZE: libnftables ends the process where its socket has a higher number."""
 
 _Port = tuple[Protocol, IPAddress, int]
 
@@ -51,7 +55,7 @@ class PortReservations:
         self._release(in_the_way, before)
         bound: dict[_Port, socket.socket | None] = {}
         try:
-            for port in wanted - self._sockets.keys():
+            for port in [one for one in wanted if one not in self._sockets]:  # a difference would walk every one held
                 bound[port] = _bind(*port)
         except BridgeheadError:
             for one in bound.values():
@@ -136,19 +140,32 @@ def _bind(protocol: Protocol, address: IPAddress, port: int) -> socket.socket | 
                 "free it, or publish another host_port"
             ) from None
         raise KernelRefused(refusal.errno or errno.EIO, f"bind {protocol} {address}:{port}") from refusal
-    return bound
+    return _out_of_the_way(bound)
+
+
+def _out_of_the_way(bound: socket.socket) -> socket.socket:
+    """The socket under a number of 1024 or more: those below are for libraries that use select(2)."""
+    try:
+        moved = fcntl.fcntl(bound.fileno(), fcntl.F_DUPFD_CLOEXEC, _SELECTABLE)
+    except OSError as refusal:
+        if refusal.errno in (errno.EINVAL, errno.EMFILE):  # the process may not have that many
+            return bound
+        bound.close()
+        raise KernelRefused(refusal.errno or errno.EIO, "dup") from refusal
+    bound.close()
+    return socket.socket(fileno=moved)
 
 
 def _holder(protocol: Protocol, address: IPAddress, port: int) -> str:
-    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
-    inodes: set[int] = set()
+    # an IPv6 socket without IPV6_V6ONLY holds the port of IPv4 too, never the other way round
+    families = (socket.AF_INET, socket.AF_INET6) if address.version == 4 else (socket.AF_INET6,)
     with SockDiag() as diag:
-        for version in (family, socket.AF_INET6):
-            inodes |= {
-                inode
-                for local, inode in diag.inodes(version, _KINDS[protocol][1], port)
-                if int(local) == 0 or int(address) == 0 or local == address
-            }
+        inodes = {
+            held.inode
+            for family in families
+            for held in diag.bound(family, _KINDS[protocol][1], port)
+            if held.collides(address)
+        }
     return _process_of(inodes) or "a process that cannot be seen from here"
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
 
 from app.kernel.netlink import netns_cookie
@@ -33,23 +35,35 @@ def write(path: str, value: str) -> None:
         raise KernelRefused(refusal.errno or errno.EIO, asked) from refusal
 
 
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """A setting's former value, ours, and what goes back with it.
+
+    beside: what the kernel rewrites with it; first: settings changed before it, former value and ours;
+    present: who was there when it was set, as the caller names them; None where that is not known.
+    """
+
+    former: str
+    ours: str
+    beside: dict[str, str]
+    first: dict[str, tuple[str, str]] = field(default_factory=dict)
+    present: tuple[str, ...] | None = None
+
+
 class SysctlLedger:
     """Sets values and remembers the former ones in a file that a reboot, or another namespace, makes void."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
         self._epoch = f"{_BOOT_ID.read_text().strip()}/{netns_cookie()}"
-        self._changed: dict[str, tuple[str, str, dict[str, str]]] = self._load()
+        self._changed = self._load()
 
-    def _load(self) -> dict[str, tuple[str, str, dict[str, str]]]:
+    def _load(self) -> dict[str, _Kept]:
         try:
             kept = json.loads(self._file.read_text())
             if kept["epoch"] != self._epoch:
                 return {}
-            return {
-                str(path): (str(former), str(ours), {str(key): str(value) for key, value in beside.items()})
-                for path, (former, ours, beside) in kept["changed"].items()
-            }
+            return {str(path): _kept(*values) for path, values in kept["changed"].items()}
         except FileNotFoundError:
             return {}
         except (ValueError, KeyError, TypeError, AttributeError, OSError) as failure:
@@ -61,52 +75,91 @@ class SysctlLedger:
             self._file.unlink(missing_ok=True)
             return
         beside = self._file.with_suffix(".new")
-        beside.write_text(json.dumps({"epoch": self._epoch, "changed": self._changed}))
+        changed = {path: astuple(kept) for path, kept in self._changed.items()}
+        beside.write_text(json.dumps({"epoch": self._epoch, "changed": changed}))
         beside.replace(self._file)
 
-    def set(self, path: str, value: str) -> None:
-        """Sets a value; its former one is on disk first. Raises KernelRefused."""
+    def set(self, path: str, value: str, first: Mapping[str, str] | None = None, present: Iterable[str] = ()) -> None:
+        """Sets a value; its former one is on disk before. Raises KernelRefused.
+
+        first: settings that must have their values before this one, and go back after it.
+        """
         current = read(path)
         if current == value:
             return
-        if current is not None:
-            former, beside = current, _beside(path)
-            if path in self._changed:
-                former, _ours, beside = self._changed[path]
-            self._changed[path] = (former, value, beside)
-            self._save()
+        if current is None:
+            write(path, value)  # refused with the kernel's own words
+            return
+        kept = self._changed.get(path) or _Kept(current, value, _beside(path), present=tuple(present))
+        before = {other: (former, wanted) for other, wanted in (first or {}).items() if (former := read(other))}
+        self._changed[path] = replace(kept, ours=value, first=before | kept.first)
+        self._save()
+        for other, (_former, wanted) in before.items():
+            write(other, wanted)
         write(path, value)
 
     def restore(self, path: str) -> None:
         """Puts the former value back, unless it was as wanted from the first or somebody changed it since."""
-        if path not in self._changed:
+        kept = self._changed.get(path)
+        if kept is None:
             return
-        former, ours, beside = self._changed[path]
         current = read(path)
-        if current == ours:
-            write(path, former)
-            for other, value in beside.items():
+        if current == kept.ours:
+            write(path, kept.former)
+            for other, value in kept.beside.items():
                 if read(other) not in (None, value):
                     write(other, value)
-        elif current is not None:
-            log.info("%s stays %s: somebody changed it since it was set to %s", path, current, ours)
-        del self._changed[path]
-        self._save()
+        elif current not in (None, kept.former):
+            log.info("%s stays %s: somebody changed it since it was set to %s", path, current, kept.ours)
+        if read(path) == kept.former:
+            for other, (former, ours) in kept.first.items():
+                if read(other) == ours:
+                    write(other, former)
+        self.forget(path)
+
+    def forget(self, path: str) -> None:
+        """Leaves a setting as it is for good."""
+        if self._changed.pop(path, None) is not None:
+            self._save()
+
+    def present(self, path: str) -> tuple[str, ...] | None:
+        """Who was there when we changed the setting; None where we did not, or an older daemon did."""
+        kept = self._changed.get(path)
+        return kept.present if kept is not None else None
+
+    def former(self, path: str, current: str) -> str | None:
+        """What a setting was before we set it to `current`; None where we did not."""
+        kept = self._changed.get(path)
+        return kept.former if kept is not None and kept.ours == current else None
 
     def held(self) -> list[str]:
         """The settings that we changed."""
         return list(self._changed)
 
 
+def _kept(
+    former: str,
+    ours: str,
+    beside: dict[str, str],
+    first: dict[str, list[str]] | None = None,
+    present: Iterable[str] | None = None,
+) -> _Kept:
+    """What stands in the file; the first daemons wrote three values only."""
+    pairs = {str(path): (str(pair[0]), str(pair[1])) for path, pair in (first or {}).items()}
+    values = {str(path): str(value) for path, value in beside.items()}
+    known = None if present is None else tuple(str(one) for one in present)
+    return _Kept(str(former), str(ours), values, pairs, known)
+
+
 def _beside(path: str) -> dict[str, str]:
-    """What the kernel itself rewrites with ip_forward: every link's forwarding, and whether redirects are taken.
+    """What the kernel itself rewrites with the host's forwarding: every link's, and whether redirects are taken.
 
     Documentation/networking/ip-sysctl: "this variable is special, its change resets all configuration".
     """
-    if path != "net/ipv4/ip_forward":
+    more = {"net/ipv4/ip_forward": ["net/ipv4/conf/all/accept_redirects"], "net/ipv6/conf/all/forwarding": []}
+    if path not in more:
         return {}
-    links = (
-        f"net/ipv4/conf/{link.name}/forwarding" for link in (ROOT / "net/ipv4/conf").iterdir() if link.name != "all"
-    )
-    values = {path: read(path) for path in ("net/ipv4/conf/all/accept_redirects", *links)}
+    family = "/".join(path.split("/")[:2])
+    links = (link.name for link in (ROOT / family / "conf").iterdir() if link.name != "all")
+    values = {path: read(path) for path in (*more[path], *(f"{family}/conf/{name}/forwarding" for name in links))}
     return {path: value for path, value in values.items() if value is not None}

@@ -10,17 +10,19 @@ import socket
 import struct
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_address, ip_interface, ip_network
 from typing import Any, Self
 
 from app.model.errors import KernelRefused
+from app.model.naming import owner_of
 from app.model.spec import IPAddress, IPNetwork
 from app.model.state import IPInterface
 
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK, RTM_SETLINK = 16, 17, 18, 19
 RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
 RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
+RTM_NEWNEIGH, RTM_DELNEIGH, RTM_GETNEIGH = 28, 29, 30
 RTM_NEWNSID, RTM_GETNSID = 88, 90
 CT_GET, CT_DELETE = 0x101, 0x102  # NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_*
 
@@ -30,11 +32,15 @@ NLMSG_ERROR, NLMSG_DONE = 2, 3
 NLMSGERR_ATTR_MSG = 1
 
 IFF_UP = 0x1
-NUD_PERMANENT = 0x80
+NUD_NOARP = 0x40
+NTF_SELF, NTF_MASTER, NTF_STICKY = 0x02, 0x04, 0x40
 RTN_UNICAST = 1
 RT_TABLE_MAIN, RT_SCOPE_UNIVERSE = 254, 0
 ROUTE_PROTOCOL = 98
 """rtm_protocol of our routes ('b'): tells them from an administrator's (ip-route(8), RTPROTO)."""
+ROUTE_PROTOCOL_RA = 9
+ADDRESS_PROTOCOL = 98
+"""IFA_PROTO of our addresses, which Linux has since 5.18."""
 LINK_GROUP = 25192
 """IFLA_GROUP of our links ('bh'): unlike the alias it is set as the link is made, so that a link
 whose maker was killed before it had its alias is still known as ours."""
@@ -42,14 +48,18 @@ BR_STATE_FORWARDING = 3
 RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE = 0x1, 0x10, 0x40
 RTMGRP_IPV6_IFADDR, RTMGRP_IPV6_ROUTE = 0x100, 0x400
 _SOL_NETLINK, _NETLINK_CAP_ACK, _NETLINK_EXT_ACK = 270, 10, 11
+_SO_RCVBUFFORCE = 33
 _BUFFER = 1 << 18
-_AF_BRIDGE = 7
+AF_BRIDGE = 7
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_LINK, _IFLA_MASTER = 1, 3, 4, 5, 10
-_IFLA_LINKINFO, _IFLA_IFALIAS, _IFLA_GROUP = 18, 20, 27
+_IFLA_PROTINFO, _IFLA_LINKINFO, _IFLA_IFALIAS, _IFLA_GROUP, _IFLA_LINK_NETNSID = 12, 18, 20, 27, 37
 _IFLA_INFO_KIND, _IFLA_INFO_SLAVE_KIND, _IFLA_INFO_SLAVE_DATA = 1, 4, 5
-_IFLA_BRPORT_STATE, _IFLA_BRPORT_MODE = 1, 4
-_IFA_ADDRESS, _IFA_LOCAL = 1, 2
-_RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_TABLE = 1, 4, 5, 6, 15
+_IFLA_BRPORT_STATE, _IFLA_BRPORT_MODE, _IFLA_BRPORT_LEARNING = 1, 4, 8
+_IFLA_BRPORT_ISOLATED, _IFLA_BRPORT_LOCKED = 33, 39
+_IFA_ADDRESS, _IFA_LOCAL, _IFA_PROTO = 1, 2, 11
+_RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_MULTIPATH, _RTA_TABLE = 1, 4, 5, 6, 9, 15
+_RTM_F_CLONED = 0x200
+_NDA_LLADDR = 2
 
 Message = Any
 """A pyroute2 nlmsg; the library carries no types."""
@@ -57,7 +67,10 @@ Message = Any
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A link as the kernel shows it. `port_state` is the bridge port's STP state, None off a bridge."""
+    """A link as the kernel shows it. `port_state` is the bridge port's STP state, None off a bridge.
+
+    elsewhere: its other end is in another namespace.
+    """
 
     index: int
     name: str
@@ -71,6 +84,23 @@ class Link:
     peer_index: int | None
     port_state: int | None
     hairpin: bool
+    isolated: bool = False
+    locked: bool = False
+    learning: bool = True
+    elsewhere: bool = False
+
+    @property
+    def owner(self) -> str | None:
+        """The id in our mark, which is alias and group together; None for somebody else's link.
+
+        The alias alone is on inner ends too: a daemon that runs in a namespace that another one made sees those.
+        """
+        return owner_of(self.alias) if self.group == LINK_GROUP else None
+
+    @property
+    def is_ours(self) -> bool:
+        """Marked; or made by us and killed before the alias: our group, still down."""
+        return self.owner is not None or (self.group == LINK_GROUP and not self.up and self.alias is None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,16 +159,20 @@ class Netlink:
 
     def widen(self, size: int) -> None:
         """Asks for a receive buffer of `size` bytes, so that a burst of events is not lost."""
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
+        try:
+            # beyond net.core.rmem_max, which is 208 KiB by default
+            self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, size)
+        except PermissionError:  # CAP_NET_ADMIN in a user namespace only
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
 
-    def events(self) -> Iterator[tuple[int, bytes]]:
-        """The waiting events, without blocking. Raises OSError ENOBUFS where some were lost."""
+    def events(self) -> Iterator[tuple[int, int, bytes]]:
+        """The waiting events: kind, flags, message; without blocking. Raises OSError ENOBUFS where some were lost."""
         while True:
             try:
                 data = self._socket.recv(_BUFFER, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 return
-            yield from ((kind, raw) for kind, _sequence, _flags, raw in _split(data))
+            yield from ((kind, flags, raw) for kind, _sequence, flags, raw in _split(data))
 
     def request(self, message: Message, kind: int, flags: int, asked: Callable[[], str]) -> list[bytes]:
         """Sends one request and returns the raw answers. Raises KernelRefused with what was `asked`."""
@@ -232,32 +266,60 @@ def parse_link(raw: bytes) -> Link:
         group=_number(found.get(_IFLA_GROUP)) or 0,
         up=bool(flags & IFF_UP),
         peer_index=_number(found.get(_IFLA_LINK)),
-        port_state=_number(port.get(_IFLA_BRPORT_STATE)),
-        hairpin=bool(_number(port.get(_IFLA_BRPORT_MODE))),
+        **_port_options(port),
+        elsewhere=_IFLA_LINK_NETNSID in found,
     )
 
 
 def is_bridge_port_event(raw: bytes) -> bool:
     """Whether an RTM_*LINK message speaks of a bridge port (AF_BRIDGE): its DELLINK leaves the link there."""
-    return raw[16] == _AF_BRIDGE
+    return raw[16] == AF_BRIDGE
 
 
-def parse_address(raw: bytes) -> tuple[int, IPInterface]:
-    """The interface index and the address of an RTM_*ADDR message (linux/if_addr.h)."""
+def with_port_options(link: Link, raw: bytes) -> Link:
+    """The link with its bridge port's options as such a message has them."""
+    port = attributes(attributes(raw, 32).get(_IFLA_PROTINFO, b""), 0)
+    return replace(link, **_port_options(port)) if port else link
+
+
+def _port_options(port: dict[int, bytes]) -> dict[str, Any]:
+    return {
+        "port_state": _number(port.get(_IFLA_BRPORT_STATE)),
+        "hairpin": bool(_number(port.get(_IFLA_BRPORT_MODE))),
+        "isolated": bool(_number(port.get(_IFLA_BRPORT_ISOLATED))),
+        "locked": bool(_number(port.get(_IFLA_BRPORT_LOCKED))),
+        "learning": _number(port.get(_IFLA_BRPORT_LEARNING)) != 0,
+    }
+
+
+def parse_address(raw: bytes) -> tuple[int, IPInterface, int]:
+    """The interface index, the address and its protocol, of an RTM_*ADDR message (linux/if_addr.h)."""
     found = attributes(raw, 24)
     address = found.get(_IFA_LOCAL) or found.get(_IFA_ADDRESS, b"")
     index = struct.unpack_from("=I", raw, 20)[0]
-    return index, ip_interface((ip_address(address), raw[17]))
+    return index, ip_interface((ip_address(address), raw[17])), _number(found.get(_IFA_PROTO)) or 0
+
+
+def parse_static_fdb(raw: bytes) -> tuple[int, str] | None:
+    """Port index and MAC of a bridge's static forwarding entry (linux/neighbour.h), None for any other."""
+    index, state, flags = struct.unpack_from("=iHB", raw, 20)
+    mac = attributes(raw, 28).get(_NDA_LLADDR, b"")
+    return (index, mac.hex(":")) if state & NUD_NOARP and not flags & NTF_SELF else None
 
 
 def parse_route(raw: bytes) -> Route | None:
     """The unicast main-table route of an RTM_*ROUTE message (linux/rtnetlink.h), None for any other."""
-    family, prefix, _source, _tos, table, protocol, _scope, kind = struct.unpack_from("=8B", raw, 16)
-    if kind != RTN_UNICAST or family not in (socket.AF_INET, socket.AF_INET6):
+    family, prefix, _source, _tos, table, protocol, _scope, kind, flags = struct.unpack_from("=8BI", raw, 16)
+    if kind != RTN_UNICAST or family not in (socket.AF_INET, socket.AF_INET6) or flags & _RTM_F_CLONED:
         return None
     found = attributes(raw, 28)
     if (_number(found.get(_RTA_TABLE)) or table) != RT_TABLE_MAIN:
         return None
+    hops = found.get(_RTA_MULTIPATH, b"")
+    if len(hops) >= 8:
+        # of several ways the first one: linux/rtnetlink.h, struct rtnexthop
+        found[_RTA_OIF] = hops[4:8]
+        found |= attributes(hops[: int.from_bytes(hops[:2], sys.byteorder)], 8)
     destination, via = found.get(_RTA_DST), found.get(_RTA_GATEWAY)
     return Route(
         destination=ip_network((ip_address(destination), prefix)) if destination else None,

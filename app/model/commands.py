@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from app.model.naming import alias
 from app.model.ops import Op
 from app.model.spec import NetnsKind, NetnsRef
-from app.model.state import Attachment, Bridge, DefaultRoute, ForeignLink, HostPort, Item, Netns, Sysctl
+from app.model.state import (
+    Attachment,
+    Bridge,
+    DefaultRoute,
+    ForeignLink,
+    HostPort,
+    IPInterface,
+    Item,
+    Netns,
+    Sysctl,
+    in_order,
+)
 
 
 def commands(op: Op) -> list[str]:
@@ -22,6 +35,48 @@ def _in(netns: NetnsRef) -> str:
     return f"nsenter --net={file} ip"
 
 
+def _family(route: DefaultRoute) -> str:
+    return " -6" if route.version == 6 else ""
+
+
+def _enter(netns: NetnsRef) -> str:
+    """What a command inside begins with that has no option for a namespace."""
+    if netns.kind is NetnsKind.NAME:
+        return f"ip netns exec {netns.value} "
+    return f"{_in(netns).removesuffix('ip')}"
+
+
+def _ipv6(enter: str, ifname: str, *, on: bool) -> list[str]:
+    base = f"{enter}sysctl -w net.ipv6.conf.{_dotted(ifname)}"
+    if not on:
+        return [f"{base}.disable_ipv6=1"]
+    off = ("accept_ra", "autoconf", "accept_dad", "dad_transmits", "addr_gen_mode", "disable_ipv6")
+    return [f"{base}.{key}=0" for key in off]
+
+
+def _new(ip: str, ifname: str, addresses: Iterable[IPInterface]) -> list[str]:
+    return [
+        f"{ip} address add {address} dev {ifname}{' nodad' if address.version == 6 else ''}"
+        for address in in_order(addresses)
+    ]
+
+
+def _port(before: Attachment | None, after: Attachment) -> list[str]:
+    """The options of a bridge port, of a new one those that are not off by default."""
+    port, lines = after.host_ifname, []
+    was_locked = before is not None and before.locked
+    if after.locked and not was_locked:
+        lines.append(f"bridge fdb replace {after.mac} dev {port} master static sticky")
+    for name in ("hairpin", "isolated", "locked"):
+        wanted, was = getattr(after, name), before is not None and getattr(before, name)
+        if wanted != was:
+            learning = "" if name != "locked" else f"learning {'off' if wanted else 'on'} "
+            lines.append(f"bridge link set dev {port} {learning}{name} {'on' if wanted else 'off'}")
+    if was_locked and not after.locked:
+        lines.append(f"bridge fdb delete {after.mac} dev {port} master")
+    return lines
+
+
 def _made(item: Item) -> list[str]:
     match item:
         case Netns():
@@ -32,13 +87,14 @@ def _made(item: Item) -> list[str]:
             return [
                 f"ip link add {item.name} address {item.mac} mtu {item.mtu} type bridge",
                 f"ip link set {item.name} alias {alias(item.owner)}",
-                *(f"ip address add {address} dev {item.name}" for address in sorted(item.addresses)),
+                *_ipv6("", item.name, on=item.ipv6),
+                *_new("ip", item.name, item.addresses),
                 f"ip link set {item.name} up",
             ]
         case Attachment():
             return _attach(item)
         case DefaultRoute():
-            return [f"{_in(item.netns)} route replace default via {item.via} dev {item.ifname}"]
+            return [f"{_in(item.netns)}{_family(item)} route replace default via {item.via} dev {item.ifname}"]
         case Sysctl():
             return [f"sysctl -w {_dotted(item.path)}={item.value}"]
         case _:
@@ -51,9 +107,12 @@ def _attach(item: Attachment) -> list[str]:
     return [
         f"ip link add {item.host_ifname} mtu {item.mtu} master {item.bridge} type veth "
         f"peer name {item.ifname} address {item.mac} netns {where}",
-        f"ip link set {item.host_ifname} alias {alias(item.owner)} up",
-        *([f"bridge link set dev {item.host_ifname} hairpin on"] if item.hairpin else []),
-        *(f"{inside} address add {address} dev {item.ifname}" for address in sorted(item.addresses)),
+        f"ip link set {item.host_ifname} alias {alias(item.owner)}",
+        *_ipv6("", item.host_ifname, on=False),
+        *_port(None, item),
+        f"ip link set {item.host_ifname} up",
+        *_ipv6(_enter(item.netns), item.ifname, on=item.ipv6),
+        *_new(inside, item.ifname, item.addresses),
         f"{inside} link set {item.ifname} up",
     ]
 
@@ -69,7 +128,7 @@ def _removed(item: Item) -> list[str]:
         case Attachment():
             return [f"ip link delete {item.host_ifname}"]
         case DefaultRoute():
-            return [f"{_in(item.netns)} route delete default via {item.via} dev {item.ifname}"]
+            return [f"{_in(item.netns)}{_family(item)} route delete default via {item.via} dev {item.ifname}"]
         case Sysctl():
             return [f"# sysctl {_dotted(item.path)}: its former value again"]
         case _:
@@ -85,11 +144,9 @@ def _changed(before: Item, after: Item) -> list[str]:
                 *_addresses(_in(after.netns), after.ifname, before, after),
                 *_link("ip", after.host_ifname, before, after),
             ]
-            if before.hairpin != after.hairpin:
-                switch = "on" if after.hairpin else "off"
-                lines.append(f"bridge link set dev {after.host_ifname} hairpin {switch}")
             if before.bridge != after.bridge:
                 lines.append(f"ip link set {after.host_ifname} master {after.bridge}")
+            lines += _port(before if before.bridge == after.bridge else None, after)
             return lines
         case _:
             return _made(after)
@@ -97,8 +154,8 @@ def _changed(before: Item, after: Item) -> list[str]:
 
 def _addresses(ip: str, name: str, before: Bridge | Attachment, after: Bridge | Attachment) -> list[str]:
     return [
-        *(f"{ip} address add {address} dev {name}" for address in sorted(after.addresses - before.addresses)),
-        *(f"{ip} address delete {address} dev {name}" for address in sorted(before.addresses - after.addresses)),
+        *_new(ip, name, after.addresses - before.addresses),
+        *(f"{ip} address delete {address} dev {name}" for address in in_order(before.addresses - after.addresses)),
     ]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from typing import Protocol as Interface
 
+from app.model.host import HostFacts
 from app.model.ops import Op
 from app.model.spec import IPAddress, IPNetwork, NetnsRef, Protocol
 from app.model.state import Item, PortForward
@@ -42,6 +43,9 @@ class Host(Interface):
 
     def probe_port(self, protocol: Protocol, address: IPAddress, port: int) -> None:
         """Raises PortTaken, naming the process, where one holds the port."""
+
+    def describe(self) -> HostFacts:
+        """The host's settings, uplinks and routes, as they are now."""
 
 
 class Kernel(Host, Interface):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Iterable
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv6Address, IPv6Network, ip_address, ip_network
 
 from app.model.errors import AddressOutsideSubnet, Invalid
 from app.model.spec import IPAddress, IPNetwork
@@ -28,10 +29,13 @@ def parse_network(text: str, field: str) -> IPNetwork:
 def parse_address(text: str, field: str) -> IPAddress:
     """The bare address a text names. Raises Invalid."""
     try:
-        return ip_address(text)
+        address = ip_address(text)
     except ValueError:
         hint = f"; without the prefix length: '{text.split('/', maxsplit=1)[0]}'" if "/" in text else ""
         raise Invalid(f"{field} '{text}' is not an IP address{hint}") from None
+    if isinstance(address, IPv6Address) and address.scope_id is not None:
+        raise Invalid(f"{field} '{text}' names an interface; use an address that needs none, without '%'")
+    return address
 
 
 def bounds(subnet: IPNetwork) -> tuple[int, int]:
@@ -64,7 +68,7 @@ def check_usable(address: IPAddress, subnet: IPNetwork, field: str) -> None:
     if address.version != subnet.version or address not in subnet:
         raise AddressOutsideSubnet(f"{field} {address} is outside the subnet {subnet}; use one of {span}")
     if not first <= int(address) <= last:
-        name = "network" if int(address) < first else "broadcast"
+        name = ("network" if subnet.version == 4 else "subnet-router anycast") if int(address) < first else "broadcast"
         raise Invalid(f"{field} {address} is the {name} address of {subnet}; use one of {span}")
 
 
@@ -118,6 +122,11 @@ def lowest_free_subnet(
             beyond = max(int(in_the_way.broadcast_address), value + step - 1) + 1
             value = -(-beyond // step) * step
     return None
+
+
+def random_ula() -> IPv6Network:
+    """A /64 of unique local addresses: a random global id (RFC 4193, 3.2), subnet 0."""
+    return IPv6Network((0xFD << 120 | secrets.randbits(40) << 80, 64))
 
 
 def usual_form(pool: tuple[IPNetwork, int]) -> str:

@@ -96,11 +96,6 @@ class Network:
             raise ValueError(f"network {self.id} has no IPv4 subnet")
         return plan
 
-    @property
-    def routed(self) -> bool:
-        """Whether the host forwards for this network: it has a gateway and is not internal."""
-        return not self.internal and any(plan.gateway is not None for plan in self.plans)
-
     def snat_for(self, version: Version) -> IPAddress | None:
         """The fixed source address of outbound traffic of one IP version; None: that of the uplink."""
         fixed = self.snat_address
@@ -151,6 +146,11 @@ class Portmap:
     labels: Mapping[str, str] = field(default_factory=dict, hash=False)
     created_at: datetime
     updated_at: datetime
+
+    @property
+    def last_port(self) -> int:
+        """The last of the host's ports."""
+        return self.host_port + self.count - 1
 
     def __str__(self) -> str:
         return f"{self.protocol}/{socket_text(self.host_ip, ports_text(self.host_port, self.count))}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Interface, IPv6Interface
 
@@ -188,3 +188,8 @@ State = Mapping[ItemKey, Item]
 def state_of(*items: Item) -> dict[ItemKey, Item]:
     """The items by key."""
     return {item.key: item for item in items}
+
+
+def in_order(addresses: Iterable[IPInterface]) -> list[IPInterface]:
+    """Always in the same order, IPv4 first: addresses of two IP versions do not compare."""
+    return sorted(addresses, key=lambda one: (one.version, one))

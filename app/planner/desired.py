@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from app.drivers import DRIVERS
 from app.model.spec import Endpoint, NetnsKind, Network, Portmap, Version
@@ -14,19 +14,23 @@ _VERSIONS: tuple[Version, ...] = (4, 6)
 _FORWARDING: dict[Version, str] = {4: "net/ipv4/ip_forward", 6: "net/ipv6/conf/all/forwarding"}
 
 
-def host_items(*, routed: bool) -> tuple[Item, ...]:
-    """What the host itself needs; `routed`: there is a network that it forwards for."""
-    return (Sysctl("host", _FORWARDING[4], "1"),) if routed else ()
+def host_items(routed: Collection[Version]) -> tuple[Item, ...]:
+    """What the host itself needs; `routed`: the IP versions of the networks that it forwards for."""
+    return tuple(Sysctl("host", _FORWARDING[version], "1") for version in _VERSIONS if version in routed)
 
 
-def network_items(network: Network, *, local_ports: bool) -> tuple[Item, ...]:
-    """`local_ports`: a port of 127.0.0.1 leads into the network (route_localnet, row 8)."""
+def network_items(network: Network, *, local_ports: bool, multihomed: bool) -> tuple[Item, ...]:
+    """`local_ports`: a port of 127.0.0.1 leads into the network (route_localnet, row 8).
+
+    `multihomed`: an endpoint's namespace is on another network too, by which its answers may come back: strict
+    reverse path filtering would drop them.
+    """
     policies = tuple(
         NetworkPolicy(
             owner=network.id,
             bridge=network.bridge,
             subnet=plan.subnet,
-            routed=network.routed and plan.gateway is not None,
+            routed=network.gateway_for(plan.version) is not None,
             isolated=network.isolated,
             masquerade=network.masquerade,
             icc=network.icc,
@@ -34,8 +38,12 @@ def network_items(network: Network, *, local_ports: bool) -> tuple[Item, ...]:
         )
         for plan in network.plans
     )
-    localnet = Sysctl(network.id, f"net/ipv4/conf/{network.bridge}/route_localnet", "1")
-    return (*_DRIVER.network(network), *policies, *((localnet,) if local_ports and network.routed else ()))
+    items = [*_DRIVER.network(network), *policies]
+    if local_ports and network.gateway_for(4) is not None:
+        items.append(Sysctl(network.id, f"net/ipv4/conf/{network.bridge}/route_localnet", "1"))
+    if multihomed:
+        items.append(Sysctl(network.id, f"net/ipv4/conf/{network.bridge}/rp_filter", "2"))
+    return tuple(items)
 
 
 def endpoint_items(network: Network, endpoint: Endpoint, *, published: bool) -> tuple[Item, ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from app.model.ops import Op
 from app.model.state import (
     Attachment,
@@ -23,8 +25,7 @@ def _ranks(*kinds: type) -> dict[type, int]:
     return {kind: rank for rank, kind in enumerate(kinds)}
 
 
-# up: the firewall before links and settings; down: the firewall before links, but row 9's drop (a policy's) after
-# route_localnet, and what guards a link after it; the port last
+# up: the firewall before links and settings, so that nothing is reachable without its rules
 _UP = _ranks(
     Netns,
     HostPort,
@@ -37,18 +38,22 @@ _UP = _ranks(
     DefaultRoute,
     ForeignLink,
 )
+# down: route_localnet before row 9's drop, which goes with a policy; all traffic's rules in one change, before the
+# links; a link before what guards it; the port after what leads from it
 _DOWN = _ranks(
-    PortForward,
     Sysctl,
+    PortForward,
     NetworkPolicy,
     DefaultRoute,
     Attachment,
     SourceGuard,
     ForeignLink,
     Bridge,
-    Netns,
     HostPort,
+    Netns,
 )
+_LAST = len(_DOWN)
+_FORWARDING = frozenset({"net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"})
 _REMADE_IF = {
     Bridge: ("owner",),
     Attachment: ("owner", "netns", "ifname", "mac"),
@@ -70,9 +75,24 @@ def diff(desired: State, observed: State) -> list[Op]:
             up.append(Op(None, after))
         elif before_or_none != after:
             up.append(Op(before_or_none, after))
-    down.sort(key=lambda op: _DOWN[type(op.item)])
-    up.sort(key=lambda op: _UP[type(op.item)])
+    return _ordered(down + up)
+
+
+def inverse(done: Sequence[Op]) -> list[Op]:
+    """The operations that take these back, in an order that is as safe: a link comes back before a route by it."""
+    return _ordered([op.inverse for op in reversed(done)])
+
+
+def _ordered(ops: list[Op]) -> list[Op]:
+    down = sorted((op for op in ops if op.after is None), key=lambda op: _down(op.item))
+    up = sorted((op for op in ops if op.after is not None), key=lambda op: _UP[type(op.item)])
     return down + up
+
+
+def _down(item: Item) -> int:
+    """A setting of the whole host, forwarding, goes last of all: no network's rules or links need it by then."""
+    of_host = isinstance(item, Sysctl) and item.path in _FORWARDING
+    return _LAST if of_host else _DOWN[type(item)]
 
 
 def _must_be_remade(before: Item, after: Item) -> bool:

@@ -8,40 +8,51 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
-from app.firewall.protocol import Firewall
+from app.firewall.protocol import Firewall, trouble_of
 from app.model.commands import commands
 from app.model.contracts import Kernel
-from app.model.errors import BridgeheadError, KernelRefused
+from app.model.errors import BridgeheadError, KernelRefused, NamespaceMissing
 from app.model.ops import Op
-from app.model.state import DefaultRoute, FirewallItem, PortForward
+from app.model.state import Attachment, DefaultRoute, FirewallItem, Netns, PortForward
+from app.planner.diff import inverse
 
 log = logging.getLogger("bridgehead.kernel")
 
 
 @dataclass(slots=True)
 class Outcome:
-    """What was done, and what was refused and left so: nothing, a removal, a namespace's own default route."""
+    """What was done, and what was refused and left so: see `Executor.run`."""
 
     done: list[Op] = field(default_factory=list)
     refused: list[tuple[Op, BridgeheadError]] = field(default_factory=list)
 
 
 class Executor:
-    """Operations on links go to the kernel one by one, those on rules to the firewall in one change."""
+    """Operations on links go to the kernel one by one, those on rules to the firewall in one change.
+
+    stuck: whether something could not be taken back, or no flow be forgotten, so that a full pass must
+    mend it; whoever runs that pass clears it.
+    """
 
     def __init__(self, kernel: Kernel, firewall: Firewall) -> None:
         self._kernel = kernel
         self._firewall = firewall
+        self.stuck = False
 
-    def run(self, ops: Sequence[Op]) -> Outcome:
+    def obstacle(self, owner: str) -> str:
+        """What others' rules do to the traffic of a network, by its id; empty for nothing."""
+        return trouble_of(self._firewall, owner)
+
+    def run(self, ops: Sequence[Op], own: str | None = None) -> Outcome:
         """All of them; or none, where making or changing something is refused, and the refusal raised.
 
-        Removing goes on past a refusal, which stands in the outcome.
+        Removing goes on past a refusal, which stands in the outcome. So does what is in a namespace that is
+        gone, where it belongs to another object than `own`, the id of the one that is being changed.
         """
         outcome = Outcome()
         try:
             for group in _groups(ops):
-                self._run_group(group, outcome)
+                self._run_group(group, outcome, own)
             self._flush(outcome.done)
         except BaseException:
             self.undo(outcome.done)
@@ -53,22 +64,35 @@ class Executor:
         outcome = Outcome()
         for op in ops:
             try:
-                self._run_group([op], outcome)
+                self._run_group([op], outcome, None)
             except BridgeheadError as refusal:
                 outcome.refused.append((op, refusal))
-        self._flush(outcome.done)
+            except Exception as failure:
+                log.exception("unexpected failure at %s", " ".join(op.item.key))
+                outcome.refused.append((op, BridgeheadError(f"unexpected failure: {failure}")))
+        self.flush(_forwards(outcome.done))
         return outcome
 
     def undo(self, done: Sequence[Op]) -> None:
-        """Takes operations back, last first; goes on past a refusal, and says so."""
-        for op in reversed(done):
+        """Takes operations back, in an order that is safe for that; goes on past a failure, and says so."""
+        for group in _groups(inverse(done)):
             try:
-                self._run_group([op.inverse], Outcome())
-            except BridgeheadError as refusal:
-                log.exception("cannot undo: %s", refusal.detail)
-        self._flush(done)
+                self._run_group(group, Outcome(), None)
+            except Exception:
+                self.stuck = True
+                log.exception("cannot undo %s", ", ".join(" ".join(op.item.key) for op in group))
+        self.flush(_forwards(done))
 
-    def _run_group(self, group: list[Op], outcome: Outcome) -> None:
+    def flush(self, forwards: list[PortForward]) -> None:
+        """Forgets the flows of these; where that fails, it says so, for the rules stand by then."""
+        try:
+            if forwards:
+                self._kernel.flush(forwards)
+        except Exception:
+            self.stuck = True
+            log.exception("flows of %d port mappings cannot be forgotten", len(forwards))
+
+    def _run_group(self, group: list[Op], outcome: Outcome, own: str | None) -> None:
         try:
             if isinstance(group[0].item, FirewallItem):
                 told = self._firewall.apply(group)
@@ -76,7 +100,7 @@ class Executor:
                 self._kernel.apply(group[0])
                 told = commands(group[0]) if log.isEnabledFor(logging.INFO) else []
         except BridgeheadError as refusal:
-            if not _tolerable(group[0], refusal):
+            if not _tolerable(group[0], refusal, own):
                 raise
             outcome.refused += [(op, refusal) for op in group]
             return
@@ -86,10 +110,19 @@ class Executor:
 
     def _flush(self, done: Iterable[Op]) -> None:
         """Once the rules are in place: by the host's port, before and after."""
-        sides = [side for op in done for side in (op.before, op.after)]
-        forwards = [side for side in sides if isinstance(side, PortForward)]
-        if forwards:
+        if forwards := _forwards(done):
             self._kernel.flush(forwards)
+
+
+def is_gone(refusal: BridgeheadError) -> bool:
+    """Whether it says that what was to be worked on is not there any more."""
+    if isinstance(refusal, KernelRefused):
+        return refusal.errno in (errno.ENODEV, errno.ENOENT)
+    return isinstance(refusal, NamespaceMissing)
+
+
+def _forwards(done: Iterable[Op]) -> list[PortForward]:
+    return [side for op in done for side in (op.before, op.after) if isinstance(side, PortForward)]
 
 
 def _groups(ops: Iterable[Op]) -> Iterable[list[Op]]:
@@ -100,9 +133,10 @@ def _groups(ops: Iterable[Op]) -> Iterable[list[Op]]:
             yield from ([op] for op in group)
 
 
-def _tolerable(op: Op, refusal: BridgeheadError) -> bool:
+def _tolerable(op: Op, refusal: BridgeheadError, own: str | None) -> bool:
     if op.after is None:
-        return True
-    # a namespace's own default route is not ours to replace
-    own_route = isinstance(op.item, DefaultRoute) and isinstance(refusal, KernelRefused)
-    return own_route and isinstance(refusal, KernelRefused) and refusal.errno == errno.EEXIST
+        return not isinstance(op.item, FirewallItem)
+    if isinstance(op.item, DefaultRoute) and isinstance(refusal, KernelRefused) and refusal.errno == errno.EEXIST:
+        return True  # a namespace's own default route is not ours to replace
+    another = own is not None and op.item.owner != own
+    return another and isinstance(op.item, Netns | Attachment | DefaultRoute) and is_gone(refusal)

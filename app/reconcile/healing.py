@@ -9,8 +9,19 @@ from app.firewall.protocol import Firewall
 from app.model.contracts import Kernel
 from app.model.errors import BridgeheadError
 from app.model.ops import Op
-from app.model.state import Attachment, DefaultRoute, FirewallItem, HostPort, Item, ItemKey, State
+from app.model.state import (
+    Attachment,
+    DefaultRoute,
+    FirewallItem,
+    HostPort,
+    Item,
+    ItemKey,
+    PortForward,
+    State,
+    Sysctl,
+)
 from app.planner.diff import diff
+from app.reconcile.batch import Applied, reached_items
 from app.reconcile.executor import Executor
 from app.reconcile.render import Rendered
 from app.services.context import Key
@@ -22,36 +33,43 @@ log = logging.getLogger("bridgehead.worker")
 class Healed:
     """The state reached, by key, and what the kernel refused."""
 
-    applied: dict[Key, dict[ItemKey, Item]]
+    applied: Applied
     refused: list[tuple[Op, BridgeheadError]]
 
 
 def heal(kernel: Kernel, firewall: Firewall, executor: Executor, rendered: dict[Key, Rendered]) -> Healed:
     """Host ports first, then the rules as a whole, then links, routes and settings one by one.
 
-    A mapping whose port a process took meanwhile gets no rule: it would take that process's traffic.
+    What only the rules made safe, route_localnet, goes before them (row 9). A mapping whose port a process
+    took meanwhile gets no rule: it would take that process's traffic.
     """
     wanted = {item_key: item for one in rendered.values() for item_key, item in one.items.items()}
     links = {key: item for key, item in wanted.items() if not isinstance(item, FirewallItem)}
     observed = {item.key: item for item in kernel.observe(links.values())}
     ops = diff(links, _without_lost_routes(links, observed))
-    ports = executor.run_each([op for op in ops if isinstance(op.item, HostPort) and op.before is None])
-    lost = {op.item.owner for op, _refusal in ports.refused}
+    first = executor.run_each([op for op in ops if _before_rules(op)])
+    lost = {op.item.owner for op, _refusal in first.refused if isinstance(op.item, HostPort)}
     rules = {key: item for key, item in wanted.items() if isinstance(item, FirewallItem) and item.owner not in lost}
     found = firewall.sync(rules.values())
     for line in found:
         log.warning("healed: %s", line)
-    rest = executor.run_each([op for op in ops if not (isinstance(op.item, HostPort) and op.before is None)])
+    rest = executor.run_each([op for op in ops if not _before_rules(op)])
     for op in rest.done:
         log.info("healed: %s %s", "removed" if op.after is None else "restored", " ".join(op.item.key))
-    refused = ports.refused + rest.refused
-    missing = {op.item.key for op, _refusal in refused if op.before is None}
-    missing |= {item.key for item in wanted.values() if isinstance(item, FirewallItem) and item.key not in rules}
-    applied = {
-        key: {item_key: item for item_key, item in one.items.items() if item_key not in missing}
-        for key, one in rendered.items()
-    }
+    if found:
+        # which rules were missing is not known by item, and flows may have passed by them: row 13
+        executor.flush([item for item in wanted.values() if isinstance(item, PortForward)])
+    refused = first.refused + rest.refused
+    short: dict[ItemKey, Item | None] = {op.item.key: op.before for op, _refusal in refused}
+    short |= {key: None for key, item in wanted.items() if isinstance(item, FirewallItem) and key not in rules}
+    applied = {key: reached_items(one.items, short) for key, one in rendered.items()}
     return Healed(applied, refused)
+
+
+def _before_rules(op: Op) -> bool:
+    if isinstance(op.item, HostPort):
+        return op.before is None
+    return op.after is None and isinstance(op.item, Sysctl) and op.item.path.endswith("/route_localnet")
 
 
 def _without_lost_routes(wanted: State, observed: State) -> dict[ItemKey, Item]:

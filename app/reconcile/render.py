@@ -29,7 +29,7 @@ def render(store: Repository, key: Key) -> Rendered:
     kind, identity = key
     match kind:
         case "host":
-            return Rendered(None, state_of(*desired.host_items(routed=store.any_routed_network())))
+            return Rendered(None, state_of(*desired.host_items(store.routed_versions())))
         case "network":
             network = store.network_by_id(identity)
             return _NOTHING if network is None else _network(store, network)
@@ -61,8 +61,9 @@ def network_of(store: Repository, endpoint: Endpoint) -> Network:
 
 
 def _network(store: Repository, network: Network) -> Rendered:
-    local_ports = network.routed and store.has_local_ports(network)
-    return Rendered(network, state_of(*desired.network_items(network, local_ports=local_ports)))
+    local_ports = network.gateway_for(4) is not None and store.has_local_ports(network)
+    items = desired.network_items(network, local_ports=local_ports, multihomed=store.is_multihomed(network))
+    return Rendered(network, state_of(*items))
 
 
 def _endpoint(store: Repository, endpoint: Endpoint) -> Rendered:

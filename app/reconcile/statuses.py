@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from app.model.errors import BridgeheadError, KernelRefused, NamespaceMissing
 from app.model.ops import Op
-from app.model.spec import Portmap
-from app.model.state import DefaultRoute, PortForward
+from app.model.spec import Network, Portmap
+from app.model.state import DefaultRoute, Item, NetworkPolicy, PortForward
 from app.model.status import State
 from app.reconcile.render import Rendered
 from app.services.catalog import Catalog
@@ -16,28 +16,64 @@ from app.services.context import Key
 
 
 def publish_statuses(
-    catalog: Catalog, rendered: Mapping[Key, Rendered], refused: Iterable[tuple[Op, BridgeheadError]]
+    catalog: Catalog,
+    rendered: Mapping[Key, Rendered],
+    refused: Iterable[tuple[Op, BridgeheadError]],
+    obstacle: Callable[[str], str] = lambda _owner: "",
 ) -> None:
-    """Ready, unless something of the object's own was refused; the first refusal is what its message says."""
-    troubles: dict[str, tuple[State, str]] = {}
+    """Ready, unless something of the object's own was refused; the message says each reason once.
+
+    An object that is not rendered, for it was only concerned by the way, gets a status where it is in trouble.
+    obstacle: what others' rules do to the traffic of a network, by its id; empty for nothing.
+    """
+    troubles: dict[str, list[tuple[State, str]]] = {}
     for op, refusal in refused:
-        troubles.setdefault(op.item.owner, _trouble(op, refusal))
+        troubles.setdefault(op.item.owner, []).append(_trouble(op, refusal))
     for (kind, identity), one in rendered.items():
         if one.subject is None or kind == "allocation":
             continue
-        state, message = troubles.get(identity) or _by_itself(one)
-        catalog.set_status(identity, state, message)
+        catalog.set_status(identity, *_together(troubles.pop(identity, []) or [_by_itself(one, obstacle)]))
+    for identity, found in troubles.items():
+        if catalog.knows(identity):
+            catalog.set_status(identity, *_together(found))
+
+
+def _together(found: list[tuple[State, str]]) -> tuple[State, str]:
+    """The worst of the states, and all messages."""
+    states = {state for state, _message in found}
+    worst = State.FAILED if State.FAILED in states else found[0][0]
+    return worst, "; ".join(dict.fromkeys(message for _state, message in found))
 
 
 def _trouble(op: Op, refusal: BridgeheadError) -> tuple[State, str]:
+    family = _family(op.item)
     if isinstance(op.item, DefaultRoute) and isinstance(refusal, KernelRefused) and refusal.errno == errno.EEXIST:
-        return State.DEGRADED, "the namespace has a default route of its own, which is left alone"
-    state = State.DEGRADED if op.before is not None or isinstance(refusal, NamespaceMissing) else State.FAILED
-    return state, refusal.detail
+        return State.DEGRADED, f"the namespace has an {family} default route of its own, which is left alone"
+    if isinstance(refusal, NamespaceMissing):
+        return State.DEGRADED, refusal.detail
+    state = State.DEGRADED if op.before is not None else State.FAILED
+    return state, f"{family}: {refusal.detail}" if family else refusal.detail
 
 
-def _by_itself(one: Rendered) -> tuple[State, str]:
+def _family(item: Item) -> str:
+    """Where the object has one such item for each IP version: the version that it is about."""
+    match item:
+        case NetworkPolicy():
+            return f"IPv{item.subnet.version}"
+        case DefaultRoute():
+            return f"IPv{item.version}"
+        case _:
+            return ""
+
+
+def _by_itself(one: Rendered, obstacle: Callable[[str], str]) -> tuple[State, str]:
     forwarded = any(isinstance(item, PortForward) for item in one.items.values())
     if isinstance(one.subject, Portmap) and not forwarded:
-        return State.DEGRADED, "the endpoint's network is internal or has no gateway: nothing is forwarded to it"
+        family = f"IPv{one.subject.host_ip.version}"
+        return State.DEGRADED, (
+            f"the endpoint's network is internal, or has no {family} gateway, or the endpoint no {family} address: "
+            "nothing is forwarded to it"
+        )
+    if isinstance(one.subject, Network) and (dropped := obstacle(one.subject.id)):
+        return State.DEGRADED, dropped
     return State.READY, ""

@@ -1,18 +1,16 @@
 """The worker: one thread, the only writer of database and kernel.
 
-A request is planned in an open transaction, applied to the kernel, committed, answered. Requests that
-wait together share one transaction, a savepoint each, and one commit. Healing runs on the same thread,
-so that an object being made is never taken for an orphan.
+A request is planned in an open transaction, applied to the kernel, committed, answered. Healing runs on
+the same thread, so that an object being made is never taken for an orphan.
 """
 
 from __future__ import annotations
 
-import errno
 import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
@@ -20,53 +18,35 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 from sqlmodel import Session
 
-from app.firewall.protocol import Firewall
+from app.firewall.protocol import Firewall, report_of
 from app.model.contracts import Kernel
-from app.model.errors import BridgeheadError, KernelRefused, NamespaceMissing, ShuttingDown
-from app.model.ops import Op
+from app.model.errors import BridgeheadError, ShuttingDown
+from app.model.host import FirewallReport, HostFacts
 from app.model.spec import IPNetwork
-from app.model.state import Item, ItemKey
-from app.planner.diff import diff
-from app.reconcile.executor import Executor, Outcome
+from app.model.state import ItemKey
+from app.reconcile.batch import Job, Requests, Service
+from app.reconcile.executor import Executor
 from app.reconcile.healing import heal
 from app.reconcile.render import Rendered, Subject, all_keys, render
 from app.reconcile.statuses import publish_statuses
 from app.services.catalog import Catalog
-from app.services.context import Change, Context, Key
+from app.services.context import Key
 from app.store.repository import Repository
-from app.store.session import store_failed, transaction
+from app.store.session import store_failed
 
 log = logging.getLogger("bridgehead.worker")
 
-Service = Callable[[Context], Change]
 _BATCH = 64
 """Requests that share a commit at most: bounds what one failing commit takes back."""
 _HEAL_AGAIN = 5.0
-"""Seconds until the next full pass where the last one left something undone."""
-
-
-class _Drifted(Exception):
-    """The kernel is not as it was left: a full pass comes first, then the request once more."""
+"""Seconds until the next full pass where the last one left something undone; doubled each time it does."""
 
 
 @dataclass(slots=True)
-class Job:
-    """A request on its way: what it does, and where its answer goes."""
+class _Look:
+    """A question about the host, answered on the worker's thread."""
 
-    service: Service
-    answer: Future[Subject] = field(default_factory=Future)
-    healed: bool = False
-
-
-@dataclass(slots=True)
-class _Applied:
-    """A job whose kernel part is done and whose commit is to come."""
-
-    job: Job
-    change: Change
-    rendered: dict[Key, Rendered]
-    former: dict[Key, dict[ItemKey, Item]]
-    outcome: Outcome
+    answer: Future[tuple[HostFacts, FirewallReport]] = field(default_factory=Future)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,23 +66,29 @@ class Worker:
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
-        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[Job | _Look | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._main, name="worker", daemon=True)
         self._opened: Future[None] = Future()
         self._passed = threading.Event()
+        self._gate = threading.Lock()
         self._stopping = False
-        self._applied: dict[Key, dict[ItemKey, Item]] = {}
         self._next_pass = 0.0
+        self._patience = _HEAL_AGAIN
+        self._lacking: frozenset[ItemKey] = frozenset()
 
     def start(self) -> None:
-        """Returns once kernel and firewall are open; the first full pass goes on. Raises what they refuse."""
+        """Returns once kernel and firewall are open and what is stored can be read; the first full pass goes on.
+
+        Raises what refuses it.
+        """
         self._thread.start()
         self._opened.result()
 
     def stop(self) -> None:
         """Finishes what waits, refuses what comes later, and leaves the kernel as it is."""
-        self._stopping = True
-        self._jobs.put(None)
+        with self._gate:
+            self._stopping = True
+            self._jobs.put(None)
         self._thread.join()
 
     @property
@@ -123,26 +109,40 @@ class Worker:
     def submit(self, service: Service) -> Future[Subject]:
         """Queues a change. The future yields its subject once committed, or raises the error to answer with."""
         job = Job(service)
-        if self._stopping:
-            job.answer.set_exception(ShuttingDown("the daemon is shutting down; try again once it is back"))
-        else:
-            self._jobs.put(job)
+        with self._gate:
+            if self._stopping:
+                job.refuse(ShuttingDown("the daemon is shutting down; try again once it is back"))
+            else:
+                self._jobs.put(job)
         return job.answer
+
+    def describe(self) -> Future[tuple[HostFacts, FirewallReport]]:
+        """The host and its rules as they are now; raises what the kernel refuses."""
+        look = _Look()
+        with self._gate:
+            if self._stopping:
+                look.answer.set_exception(ShuttingDown("the daemon is shutting down; try again once it is back"))
+            else:
+                self._jobs.put(look)
+        return look.answer
 
     # --- the thread
 
     def _main(self) -> None:
+        parts = self._parts
         try:
-            self._kernel = self._parts.make_kernel()
-            self._firewall = self._parts.make_firewall()
+            self._kernel = parts.make_kernel()
+            self._firewall = parts.make_firewall()
+            self._fill_catalog()
         except Exception as failure:  # noqa: BLE001 - it is raised again in the thread that started this one
             self._opened.set_exception(failure)
             return
         self._executor = Executor(self._kernel, self._firewall)
+        self._requests = Requests(parts.engine, parts.catalog, parts.pools, self._kernel, self._executor)
         self._opened.set_result(None)
         last = False
         while not last:
-            # nothing is answered before the kernel was seen once
+            # nothing is changed before the kernel was seen once
             if time.monotonic() >= self._next_pass:
                 self._heal_safely()
             batch, last = self._next_batch()
@@ -156,7 +156,10 @@ class Worker:
         try:
             entry = self._jobs.get(timeout=max(0.0, self._next_pass - time.monotonic()))
             while entry is not None:
-                batch.append(entry)
+                if isinstance(entry, _Look):
+                    self._look(entry)
+                elif entry.begin():
+                    batch.append(entry)
                 if len(batch) == _BATCH:
                     return batch, False
                 entry = self._jobs.get_nowait()
@@ -164,131 +167,79 @@ class Worker:
             return batch, False
         return batch, True
 
-    def _heal_safely(self) -> None:
+    def _run(self, batch: list[Job]) -> None:
         try:
-            self._full_pass()
+            again = self._requests.run(batch)
+            if again:
+                self._heal_safely()
+                self._requests.run(again)
+        except Exception as failure:
+            log.exception("requests failed unexpectedly")
+            self._requests.stale = True
+            for job in batch:
+                job.refuse(failure)
+        now = time.monotonic()
+        if self._requests.stale:
+            self._next_pass = now
+        elif self._requests.lacking - self._lacking:
+            self._next_pass = min(self._next_pass, now + _HEAL_AGAIN)
+
+    def _look(self, look: _Look) -> None:
+        if not look.answer.set_running_or_notify_cancel():
+            return  # the client left
+        try:
+            look.answer.set_result((self._kernel.describe(), report_of(self._firewall)))
+        except Exception as failure:  # noqa: BLE001 - it is raised again where it is waited for
+            look.answer.set_exception(failure)
+
+    # --- healing
+
+    def _fill_catalog(self) -> None:
+        """Shows what is stored, at the start with no status yet. Raises StoreFailed."""
+        try:
+            with Session(self._parts.engine, expire_on_commit=False) as session:
+                self._parts.catalog.fill(Repository(session))
+        except SQLAlchemyError as failure:
+            raise store_failed(failure) from failure
+
+    def _heal_safely(self) -> None:
+        stale, self._requests.stale, self._executor.stuck = self._requests.stale, False, False
+        self._requests.lacking.clear()
+        try:
+            if stale:
+                self._fill_catalog()  # whether a commit that failed was one is known by reading only
+            lacking = self._full_pass()
         except BridgeheadError as failure:
             log.warning("full pass not done, it will be tried again: %s", failure.detail)
-            self._next_pass = time.monotonic() + _HEAL_AGAIN
+            lacking = frozenset({("pass",)})
         except Exception:
             log.exception("full pass failed unexpectedly, it will be tried again")
-            self._next_pass = time.monotonic() + _HEAL_AGAIN
+            lacking = frozenset({("pass",)})
+        self._schedule(lacking)
 
-    def _full_pass(self) -> None:
-        """Brings the kernel to the database, whatever is there."""
-        with transaction(self._parts.engine) as session:
-            store = Repository(session)
-            rendered = {key: render(store, key) for key in all_keys(store)}
-        for key, one in rendered.items():
-            if one.subject is not None:
-                self._parts.catalog.put(key, one.subject)
+    def _schedule(self, lacking: frozenset[ItemKey]) -> None:
+        """Soon where something is lacking, later and later where it is the same as before."""
+        longest = self._parts.resync_seconds
+        same = lacking and lacking == self._lacking
+        self._patience = min(self._patience * 2, longest) if same else _HEAL_AGAIN
+        self._lacking = lacking
+        self._next_pass = time.monotonic() + (min(self._patience, longest) if lacking else longest)
+
+    def _full_pass(self) -> frozenset[ItemKey]:
+        """Brings the kernel to the database, whatever is there; what is lacking all the same."""
+        rendered = self._render_all()
         healed = heal(self._kernel, self._firewall, self._executor, rendered)
-        self._applied = healed.applied
-        publish_statuses(self._parts.catalog, rendered, healed.refused)
-        wait = _HEAL_AGAIN if healed.refused else self._parts.resync_seconds
-        self._next_pass = time.monotonic() + wait
+        self._requests.applied = healed.applied
+        publish_statuses(self._parts.catalog, rendered, healed.refused, self._executor.obstacle)
         self._passed.set()
+        lacking = {op.item.key for op, _refusal in healed.refused}
+        return frozenset(lacking | ({("flows",)} if self._executor.stuck else set()))
 
-    # --- requests
-
-    def _run(self, batch: list[Job]) -> None:
-        applied: list[_Applied] = []
-        again: list[Job] = []
-        with Session(self._parts.engine, expire_on_commit=False) as session:
-            for job in batch:
-                try:
-                    applied.append(self._apply(session, job))
-                except _Drifted:
-                    job.healed = True
-                    again.append(job)
-                except BridgeheadError as refusal:
-                    job.answer.set_exception(refusal)
-                except SQLAlchemyError as failure:
-                    job.answer.set_exception(store_failed(failure))
-                except Exception as failure:
-                    log.exception("a request failed unexpectedly")
-                    job.answer.set_exception(failure)
-            try:
-                session.commit()
-            except SQLAlchemyError as failure:
-                session.rollback()
-                self._take_back(applied, store_failed(failure))
-                applied = []
-        for one in applied:
-            self._publish(one)
-            one.job.answer.set_result(_subject(one))
-        if again:
-            self._heal_safely()
-            self._run(again)
-
-    def _apply(self, session: Session, job: Job) -> _Applied:
-        """One request within its savepoint: the store changed, the kernel changed, nothing committed."""
-        self._kernel.refresh()
-        store = Repository(session)
-        outcome = Outcome()
+    def _render_all(self) -> dict[Key, Rendered]:
+        """Reads only, so that a full disk is no obstacle. Raises StoreFailed."""
         try:
-            with session.begin_nested():
-                change = job.service(Context(store, self._kernel, self._parts.pools))
-                rendered = {key: render(store, key) for key in change.keys}
-                former = {key: self._applied.get(key, {}) for key in change.keys}
-                outcome = self._execute(job, _plan(rendered, former))
-                self._record(rendered, outcome.refused)
-                self._raise_stuck(outcome)
-        except SQLAlchemyError:
-            self._executor.undo(outcome.done)
-            self._next_pass = time.monotonic()
-            raise
-        return _Applied(job, change, rendered, former, outcome)
-
-    def _execute(self, job: Job, ops: list[Op]) -> Outcome:
-        """Raises _Drifted, once, where the refusal shows that somebody took away what the plan stands on."""
-        try:
-            return self._executor.run(ops)
-        except (KernelRefused, NamespaceMissing) as refusal:
-            gone = isinstance(refusal, NamespaceMissing) or refusal.errno in (errno.ENODEV, errno.ENOENT)
-            if gone and not job.healed:
-                raise _Drifted from refusal
-            raise
-
-    def _raise_stuck(self, outcome: Outcome) -> None:
-        """Raises where something would not go; what went with it is built again, for its object is still wanted."""
-        for op, refusal in outcome.refused:
-            if op.after is None:
-                self._next_pass = time.monotonic()
-                raise refusal
-
-    def _record(self, rendered: dict[Key, Rendered], refused: Iterable[tuple[Op, BridgeheadError]]) -> None:
-        """Remembers the state reached, not the state meant."""
-        missing = {op.item.key for op, _refusal in refused}
-        for key, one in rendered.items():
-            reached = {item_key: item for item_key, item in one.items.items() if item_key not in missing}
-            self._applied[key] = reached
-            if not reached:
-                del self._applied[key]
-
-    def _take_back(self, applied: list[_Applied], failure: BridgeheadError) -> None:
-        for one in reversed(applied):
-            self._executor.undo(one.outcome.done)
-            self._applied.update(one.former)
-            one.job.answer.set_exception(failure)
-
-    def _publish(self, one: _Applied) -> None:
-        for key, rendered in one.rendered.items():
-            if key[0] in ("network", "endpoint", "portmap", "allocation"):
-                self._parts.catalog.put(key, rendered.subject)
-        publish_statuses(self._parts.catalog, one.rendered, one.outcome.refused)
-
-
-def _subject(one: _Applied) -> Subject:
-    """The object that the answer shows, as this change left it; None where it is gone."""
-    return next((shown.subject for key, shown in one.rendered.items() if key[1] == one.change.subject), None)
-
-
-def _plan(rendered: dict[Key, Rendered], former: dict[Key, dict[ItemKey, Item]]) -> list[Op]:
-    desired: dict[ItemKey, Item] = {}
-    observed: dict[ItemKey, Item] = {}
-    for one in rendered.values():
-        desired |= one.items
-    for items in former.values():
-        observed |= items
-    return diff(desired, observed)
+            with Session(self._parts.engine, expire_on_commit=False) as session:
+                store = Repository(session)
+                return {key: render(store, key) for key in all_keys(store)}
+        except SQLAlchemyError as failure:
+            raise store_failed(failure) from failure

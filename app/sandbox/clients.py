@@ -43,7 +43,7 @@ def _echo(raw: socket.socket, version: int, dst: str, identity: int, number: int
     except OSError:
         return False  # no route, or a rule that says no: both are no answer
     deadline = time.monotonic() + timeout
-    while _readable(raw, deadline):
+    while readable(raw, deadline):
         try:
             packet, peer = raw.recvfrom(2048)
         except OSError:
@@ -62,7 +62,8 @@ def _checksum(data: bytes) -> bytes:
     return struct.pack("!H", ~(total + (total >> 16)) & 0xFFFF)
 
 
-def _readable(sock: socket.socket, deadline: float) -> bool:
+def readable(sock: socket.socket, deadline: float) -> bool:
+    """Whether there is something to receive before that moment of time.monotonic()."""
     poller = select.poll()  # unlike select(), it takes descriptors above 1023
     poller.register(sock, select.POLLIN)
     return bool(poller.poll(max(0.0, deadline - time.monotonic()) * 1000))
@@ -130,7 +131,7 @@ class UdpFlow:
         try:
             self._forget_old_answers()
             self._socket.send(payload)
-            if not _readable(self._socket, deadline):
+            if not readable(self._socket, deadline):
                 raise TimeoutError("no answer")
             return self._socket.recv(65536)
         except OSError as failure:
@@ -138,7 +139,7 @@ class UdpFlow:
             return None
 
     def _forget_old_answers(self) -> None:
-        while _readable(self._socket, 0):
+        while readable(self._socket, 0):
             self._socket.recv(65536, socket.MSG_DONTWAIT)
 
     def close(self) -> None:

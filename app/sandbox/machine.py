@@ -24,7 +24,7 @@ from app.sandbox.rtnl import PlainRtnl
 
 HOST, HOST_SECOND, GATEWAY, SERVER = "203.0.113.2", "203.0.113.3", "203.0.113.1", "203.0.113.10"
 CLIENT, CLIENT_GATEWAY = "198.51.100.7", "198.51.100.1"
-HOST6, GATEWAY6, SERVER6 = "2001:db8:1::2", "2001:db8:1::1", "2001:db8:1::10"
+HOST6, HOST6_SECOND, GATEWAY6, SERVER6 = "2001:db8:1::2", "2001:db8:1::3", "2001:db8:1::1", "2001:db8:1::10"
 CLIENT6, CLIENT_GATEWAY6 = "2001:db8:2::7", "2001:db8:2::1"
 
 _MS_NOSUID_NODEV = 0x2 | 0x4
@@ -131,7 +131,9 @@ class Sandbox:
             rtnl.set_up(1)  # lo has this index in every namespace
         internet.add_plain_veth("wan0", "eth0", built.host)
         internet.add_plain_veth("lan0", "eth0", built.client)
-        self._configure(host, "eth0", [(HOST, 24), (HOST_SECOND, 24)], [(HOST6, 64)], (GATEWAY, GATEWAY6))
+        self._configure(
+            host, "eth0", [(HOST, 24), (HOST_SECOND, 24)], [(HOST6, 64), (HOST6_SECOND, 64)], (GATEWAY, GATEWAY6)
+        )
         self._configure(internet, "wan0", [(GATEWAY, 24), (SERVER, 24)], [(GATEWAY6, 64), (SERVER6, 64)], None)
         self._configure(internet, "lan0", [(CLIENT_GATEWAY, 24)], [(CLIENT_GATEWAY6, 64)], None)
         self._configure(client, "eth0", [(CLIENT, 24)], [(CLIENT6, 64)], (CLIENT_GATEWAY, CLIENT_GATEWAY6))
@@ -147,6 +149,11 @@ class Sandbox:
         gateways: tuple[str, str] | None,
     ) -> None:
         index = rtnl.index_of(ifname)
+        if self._ipv6:
+            # the kernel would take up to a second to make it, and until then the host is not as it will be
+            rtnl.no_link_local(index)
+            own = addresses6[0][0].removeprefix("2001:db8:").replace("::", ":")
+            addresses6 = [*addresses6, (f"fe80::{own}", 64)]
         rtnl.set_up(index)
         for address in addresses + (addresses6 if self._ipv6 else []):
             rtnl.add_address(index, ip_interface(address))

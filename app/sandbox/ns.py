@@ -17,11 +17,12 @@ from app.sandbox import clients
 from app.sandbox.clients import UdpFlow
 from app.sandbox.inside import CLONE_FS, enter, in_thread
 from app.sandbox.rtnl import PlainRtnl
-from app.sandbox.servers import TcpServer, UdpServer
+from app.sandbox.sctp import SctpFlow, SctpServer
+from app.sandbox.servers import Server, TcpServer, UdpServer
 
 T = TypeVar("T")
 
-ANY = "0.0.0.0"  # noqa: S104 - of a namespace that nobody else is in
+ANY, ANY6 = "0.0.0.0", "::"  # noqa: S104 - of a namespace that nobody else is in
 
 
 class Ns:
@@ -131,15 +132,43 @@ class Ns:
         timeout: float = 1.0,
     ) -> bytes | None:
         """The answer to one datagram: the server's banner, then the payload. None where there is none."""
+        return self._told(lambda: self.udp_flow(dst, port, sport), payload, timeout)
+
+    def sctp_flow(self, dst: str, port: int, sport: int | None = None) -> SctpFlow:
+        """An SCTP client to keep, for flows with a fixed source port. Raises OSError."""
+        return SctpFlow(self.open_socket, dst, port, sport)
+
+    def sctp(
+        self,
+        dst: str,
+        port: int,
+        payload: bytes = b"hello\n",
+        sport: int | None = None,
+        timeout: float = 1.0,
+    ) -> bytes | None:
+        """The answer to one INIT: the server's banner, then the payload. None where there is none."""
+        return self._told(lambda: self.sctp_flow(dst, port, sport), payload, timeout)
+
+    def _told(self, opened: Callable[[], UdpFlow | SctpFlow], payload: bytes, timeout: float) -> bytes | None:
         self.failure = None
         try:
-            with self.udp_flow(dst, port, sport) as flow:
+            with opened() as flow:
                 answer = flow.ask(payload, timeout)
                 self.failure = flow.failure
                 return answer
         except OSError as failure:
             self.failure = failure
             return None
+
+    def ask(self, protocol: str, dst: str, port: int, timeout: float = 1.0) -> bytes | None:
+        """The banner of the server that answers by `tcp`, `udp` or `sctp`, None where none does."""
+        if protocol == "tcp":
+            return self.tcp(dst, port, timeout)
+        return (self.udp if protocol == "udp" else self.sctp)(dst, port, b"", timeout=timeout)
+
+    def flow(self, protocol: str, dst: str, port: int, sport: int | None = None) -> UdpFlow | SctpFlow:
+        """A client of `udp` or `sctp` that keeps its source port. Raises OSError."""
+        return (self.udp_flow if protocol == "udp" else self.sctp_flow)(dst, port, sport)
 
     @property
     def banner(self) -> bytes:
@@ -158,9 +187,23 @@ class Ns:
         """A context manager; port 0 takes a free one, `.port`."""
         return UdpServer(self._bound(socket.SOCK_DGRAM, address, port), self.banner if banner is None else banner)
 
-    def _bound(self, kind: int, address: str, port: int) -> socket.socket:
-        bound = self.open_socket(clients.family_of(address), kind)
+    def sctp_server(self, port: int, address: str = ANY, *, banner: bytes | None = None) -> SctpServer:
+        """A context manager; it answers INITs for that port."""
+        raw = self._bound(socket.SOCK_RAW, address, 0, socket.IPPROTO_SCTP)
+        return SctpServer(raw, port, self.banner if banner is None else banner)
+
+    def server(self, protocol: str, port: int, address: str = ANY, *, banner: bytes | None = None) -> Server:
+        """A context manager, of `tcp`, `udp` or `sctp`."""
+        if protocol == "tcp":
+            return self.tcp_server(port, address, banner=banner)
+        return (self.udp_server if protocol == "udp" else self.sctp_server)(port, address, banner=banner)
+
+    def _bound(self, kind: int, address: str, port: int, protocol: int = 0) -> socket.socket:
+        bound = self.open_socket(clients.family_of(address), kind, protocol)
         try:
+            if bound.family == socket.AF_INET6 and kind != socket.SOCK_RAW:
+                # so that an IPv4 server may have the same port
+                bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             if kind == socket.SOCK_STREAM:
                 bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             bound.bind((address, port))

@@ -32,6 +32,7 @@ from app.model.spec import IPAddress, IPNetwork
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_MASTER, _IFLA_LINKINFO, _IFLA_NET_NS_FD = 1, 3, 4, 10, 18, 28
 _IFLA_INFO_KIND, _IFLA_INFO_DATA, _VETH_INFO_PEER = 1, 2, 1
 _IFLA_NUM_TX_QUEUES, _IFLA_NUM_RX_QUEUES = 31, 32
+_IFLA_AF_SPEC, _IFLA_INET6_ADDR_GEN_MODE, _ADDR_GEN_NONE = 26, 8, 1
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY = 1, 4, 5
 _RTPROT_STATIC, _SCOPE_UNIVERSE, _SCOPE_LINK = 4, 0, 253
 _NETLINK_SOCK_DIAG, _SOCK_DIAG_BY_FAMILY = 4, 20
@@ -98,6 +99,12 @@ class PlainRtnl(Rtnl):
         body = _IFINFOMSG.pack(0, 0, index, IFF_UP if up else 0, IFF_UP)
         asked = f"{self._ip} link set index {index} {'up' if up else 'down'}"
         self.change(Packed(body), RTM_NEWLINK, 0, lambda: asked)
+
+    def no_link_local(self, index: int) -> None:
+        """The kernel makes no link-local address for this link."""
+        family = attribute(socket.AF_INET6, attribute(_IFLA_INET6_ADDR_GEN_MODE, bytes([_ADDR_GEN_NONE])))
+        body = _IFINFOMSG.pack(0, 0, index, 0, 0) + attribute(_IFLA_AF_SPEC, family)
+        self.change(Packed(body), RTM_NEWLINK, 0, lambda: f"{self._ip} link set index {index} addrgenmode none")
 
     def add_plain_route(self, to: IPNetwork | None, index: int, via: IPAddress | None = None) -> None:
         """A static route; `to` None is the default route."""

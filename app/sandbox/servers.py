@@ -15,7 +15,25 @@ Peer = tuple[str, int]
 """A client's address and port, as the server sees them."""
 
 _IP_PKTINFO = 8
-_PKTINFO = struct.Struct("=i4s4s")
+_PKTINFO, _PKTINFO6 = struct.Struct("=i4s4s"), struct.Struct("=16sI")
+
+
+def ask_for_destination(bound: socket.socket) -> None:
+    """Has a datagram socket tell which address each datagram was sent to."""
+    if bound.family == socket.AF_INET:
+        bound.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
+    else:
+        bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
+
+
+def reply_from(level: int, kind: int, data: bytes) -> tuple[int, int, bytes]:
+    """The control message that makes the answer leave with the address the question came to."""
+    if level == socket.IPPROTO_IP:
+        _index, _local, destination = _PKTINFO.unpack(data)
+        return level, kind, _PKTINFO.pack(0, destination, bytes(4))
+    destination, index = _PKTINFO6.unpack(data)
+    link_local = destination[0] == 0xFE and destination[1] >> 6 == 2
+    return level, kind, _PKTINFO6.pack(destination, index if link_local else 0)
 
 
 class Server:
@@ -124,8 +142,7 @@ class UdpServer(Server):
         super().__init__(banner)
         self.port: int = bound.getsockname()[1]
         self.received: list[bytes] = []
-        if bound.family == socket.AF_INET:
-            bound.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
+        ask_for_destination(bound)
         bound.setblocking(False)
         self._watch(bound, self._answer)
 
@@ -134,12 +151,6 @@ class UdpServer(Server):
             data, control, _flags, peer = bound.recvmsg(65536, 256)
             self.peers.append((peer[0], peer[1]))
             self.received.append(data)
-            bound.sendmsg([self.banner, data], [self._reply_from(*item) for item in control], 0, peer)
+            bound.sendmsg([self.banner, data], [reply_from(*item) for item in control], 0, peer)
         except OSError:
             return  # an ICMP error of an earlier answer, or no way back
-
-    @staticmethod
-    def _reply_from(level: int, kind: int, data: bytes) -> tuple[int, int, bytes]:
-        """The control message that makes the answer leave with the address the question came to."""
-        _index, _local, destination = _PKTINFO.unpack(data)
-        return level, kind, _PKTINFO.pack(0, destination, bytes(4))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 
+from app.firewall.libnftables import Libnftables
 from app.model.naming import owner_of
 from app.sandbox.machine import Sandbox
 from app.sandbox.ns import Ns
@@ -105,6 +107,13 @@ def _firewall(host: Ns) -> Iterator[str]:
         if host.run(partial(_text, Path("/proc/thread-self/net") / file)).strip():
             for table in _tables(host.exec([f"{command}-legacy-save"]).stdout):
                 yield from (f"{command} {line}" for line in table)
+    yield from host.run(_nftables)
+
+
+def _nftables() -> list[str]:
+    """In the namespace: everything that nf_tables holds, whoever made it."""
+    with Libnftables() as nft:
+        return [f"nft {json.dumps(one)}" for one in nft.list("list ruleset")]
 
 
 def _tables(saved: str) -> Iterator[list[str]]:

@@ -13,7 +13,8 @@ from app.services.requests import AllocationCreate
 def create(context: Context, request: AllocationCreate) -> Change:
     """Raises NotFound, AddressTaken, AddressOutsideSubnet, Invalid, PoolExhausted."""
     network = context.network(request.network)
-    address = addresses.give(context, network, request.address)
+    plan = addresses.plan_for(network, request.address)
+    address = addresses.give(context, network, plan, request.address, "address")
     allocation = addresses.hold(
         context, network, address, AllocationKind.RESERVATION, holder_id=new_id(), note=request.note
     )
@@ -30,8 +31,9 @@ def delete(context: Context, allocation_id: str) -> Change:
         raise EndpointInUse(f"address {allocation.address} is that of {holder}; delete the endpoint instead")
     if allocation.kind is AllocationKind.GATEWAY:
         network = context.network(allocation.network_id)
+        field = "gateway" if allocation.address.version == 4 else "gateway6"
         raise NetworkInUse(
-            f"address {allocation.address} is the gateway of network '{network.name}'; PATCH its gateway instead"
+            f"address {allocation.address} is the gateway of network '{network.name}'; PATCH its {field} instead"
         )
     context.store.delete_allocation(allocation)
     return Change(allocation.id, (("allocation", allocation.id),))

@@ -13,9 +13,10 @@ from typing import TypeVar
 
 from app.model import ipam
 from app.model.errors import NotFound
-from app.model.spec import Allocation, AllocationKind, Endpoint, Network, Portmap, gateways
+from app.model.spec import AddressPlan, Allocation, AllocationKind, Endpoint, Network, Portmap, gateways
 from app.model.status import State, Status
-from app.services.context import Key
+from app.services.context import Key, Kind
+from app.store.repository import Repository
 
 T = TypeVar("T")
 Object = Network | Endpoint | Portmap | Allocation
@@ -34,20 +35,41 @@ class Catalog:
 
     # --- the worker's side
 
+    def fill(self, store: Repository) -> None:
+        """Publishes everything that is stored, and nothing else."""
+        stored: dict[Key, Object] = {("network", one.id): one for one in store.networks()}
+        stored |= {("endpoint", one.id): one for one in store.endpoints()}
+        stored |= {("portmap", one.id): one for one in store.portmaps()}
+        stored |= {("allocation", one.id): one for one in store.allocations() if one.kind is AllocationKind.RESERVATION}
+        for key, value in stored.items():
+            self.put(key, value)
+        kinds: tuple[Kind, ...] = ("network", "endpoint", "portmap", "allocation")
+        shown = [(kind, identity) for kind in kinds for identity in getattr(self, _STORES[kind])]
+        for key in shown:
+            if key not in stored:
+                self.put(key, None)
+
     def put(self, key: Key, value: Object | None) -> None:
-        """Publishes an object as it is now; None: it is gone."""
+        """Publishes an object as it is now; None: it is gone. A name that it keeps is known throughout."""
         kind, identity = key
         store: dict[str, Object] = getattr(self, _STORES[kind])
         former = store.get(identity)
-        if isinstance(former, Network | Endpoint):
-            self._names.pop((kind, former.name), None)
         if value is None:
             store.pop(identity, None)
             self._statuses.pop(identity, None)
-            return
-        store[identity] = value
-        if isinstance(value, Network | Endpoint):
-            self._names[kind, value.name] = identity
+        else:
+            store[identity] = value
+        name = value.name if isinstance(value, Network | Endpoint) else None
+        if name is not None:
+            self._names[kind, name] = identity
+        if isinstance(former, Network | Endpoint) and former.name != name:
+            held = (kind, former.name)
+            if self._names.get(held) == identity:  # else another has taken it
+                del self._names[held]
+
+    def knows(self, identity: str) -> bool:
+        """Whether it is the id of an object that is published and has a status."""
+        return identity in self.networks or identity in self.endpoints or identity in self.portmaps
 
     def set_status(self, identity: str, state: State, message: str = "") -> None:
         """Publishes how an object fares; `since` moves with the state only."""
@@ -119,11 +141,15 @@ class Catalog:
         held += [one for one in list(self.reservations.values()) if one.network_id == network.id]
         return sorted(held, key=lambda one: (one.address.version, int(one.address)))
 
-    def pool(self, network: Network) -> tuple[int, int, int]:
-        """Size, used by endpoints, otherwise reserved: counts of a network's IPv4 addresses."""
+    def pools(self, network: Network) -> list[tuple[AddressPlan, int, int, int]]:
+        """Of each of a network's plans: size, used by endpoints, otherwise reserved."""
         held = self.allocations(network)
-        used = sum(one.kind is AllocationKind.ENDPOINT for one in held)
-        return ipam.size(network.ipv4.subnet), used, len(held) - used
+        found = []
+        for plan in network.plans:
+            kinds = [one.kind for one in held if one.address.version == plan.version]
+            used = kinds.count(AllocationKind.ENDPOINT)
+            found.append((plan, ipam.size(plan.subnet), used, len(kinds) - used))
+        return found
 
 
 _STORES: Mapping[str, str] = {

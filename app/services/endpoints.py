@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 from app.drivers.bridge import PORTS_MAX
 from app.model import naming
 from app.model.errors import BridgeFull, EndpointInUse, InterfaceExists, Invalid, NamespaceMissing, NameTaken
-from app.model.spec import AllocationKind, Endpoint, NetnsKind, NetnsRef
+from app.model.spec import AllocationKind, Endpoint, IPAddress, NetnsKind, NetnsRef, Network
 from app.services import addresses
 from app.services.context import Change, Context, Key, unique
 from app.services.requests import EndpointCreate, EndpointPatch, refuse_null
@@ -34,7 +34,7 @@ def create(context: Context, request: EndpointCreate) -> Change:
         netns=netns,
         namespace_key=key,
         create_namespace=request.create_namespace,
-        addresses=(addresses.give(context, network, request.address),),
+        addresses=_addresses(context, network, request),
         mac=request.mac or naming.random_mac(),
         ifname=_ifname(context, request, netns, key, exists=exists),
         host_ifname=_host_ifname(context, request, endpoint_id),
@@ -47,7 +47,24 @@ def create(context: Context, request: EndpointCreate) -> Change:
     context.store.add_endpoint(endpoint)
     for address in endpoint.addresses:
         addresses.hold(context, network, address, AllocationKind.ENDPOINT, holder_id=endpoint.id)
-    return Change(endpoint.id, (("endpoint", endpoint.id), ("namespace", key)))
+    return Change(endpoint.id, unique([("endpoint", endpoint.id), ("namespace", key), *_multihomed(context, key)]))
+
+
+def _addresses(context: Context, network: Network, request: EndpointCreate) -> tuple[IPAddress, ...]:
+    """One of each of the network's IP versions."""
+    if network.plan(6) is None and request.address6 is not None:
+        raise Invalid(
+            f"address6 {request.address6}: network '{network.name}' has no subnet6; leave address6 out, "
+            "or use a network that was made with one"
+        )
+    asked = {4: (request.address, "address"), 6: (request.address6, "address6")}
+    return tuple(addresses.give(context, network, plan, *asked[plan.version]) for plan in network.plans)
+
+
+def _multihomed(context: Context, namespace_key: str) -> list[Key]:
+    """The networks of a namespace where they are several: strict reverse path filtering would drop its packets."""
+    networks = dict.fromkeys(endpoint.network_id for endpoint in context.store.endpoints_in(namespace_key))
+    return [("network", network_id) for network_id in networks] if len(networks) > 1 else []
 
 
 def _netns(context: Context, request: EndpointCreate) -> tuple[NetnsRef, bool]:
@@ -161,7 +178,7 @@ def delete(context: Context, ref: str, *, force: bool) -> Change:
 
 def remove(context: Context, endpoint: Endpoint) -> list[Key]:
     """Takes an endpoint and its mappings out of the store; the keys that must be planned again."""
-    keys: list[Key] = []
+    keys: list[Key] = _multihomed(context, endpoint.namespace_key)
     for portmap in context.store.portmaps_of(endpoint):
         context.store.delete_portmap(portmap)
         keys.append(("portmap", portmap.id))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 from app.drivers import DRIVERS
 from app.model import ipam, naming
@@ -13,17 +12,15 @@ from app.model.errors import (
     Invalid,
     NameTaken,
     NetworkInUse,
-    PoolExhausted,
-    SubnetOverlap,
 )
-from app.model.spec import AddressPlan, AllocationKind, IPAddress, IPNetwork, Network
-from app.services import addresses, endpoints
+from app.model.spec import AllocationKind, IPAddress, Network
+from app.services import addresses, endpoints, subnets
 from app.services.context import HOST, Change, Context, Key, unique
 from app.services.requests import NetworkCreate, NetworkPatch, refuse_null
 
 _DRIVER = DRIVERS["bridge"]
-_VERSION = 4
-"""Of a network's `subnet`."""
+_PLAIN = ("mtu", "internal", "isolated", "icc", "masquerade", "spoof_protection", "labels")
+"""What a PATCH takes over as it stands."""
 
 
 def create(context: Context, request: NetworkCreate) -> Change:
@@ -32,70 +29,29 @@ def create(context: Context, request: NetworkCreate) -> Change:
     if held is not None and held.name == request.name:
         raise NameTaken(f"network name '{request.name}' is taken by network {held.id}; choose another")
     network_id = naming.new_id()
-    subnet = _subnet(context, request.subnet)
     network = Network(
         id=network_id,
         name=request.name,
         bridge=_bridge(context, request, network_id),
-        plans=(_plan(request, subnet),),
+        plans=subnets.plans(context, request),
         mtu=request.mtu or context.host.default_mtu(),
         internal=request.internal,
         isolated=request.isolated,
+        icc=request.icc,
         masquerade=request.masquerade,
+        snat_address=_source(request),
+        spoof_protection=request.spoof_protection,
         labels=request.labels,
         created_at=context.now,
         updated_at=context.now,
     )
     _DRIVER.validate(network)
-    _check_overlap(context, subnet)
+    _check_source(context, network, given=True)
+    subnets.check_overlap(context, network)
     context.store.add_network(network)
-    _hold_gateway(context, network)
+    for plan in network.plans:
+        _hold_gateway(context, network, plan.gateway)
     return Change(network.id, (("network", network.id), HOST))
-
-
-def _subnet(context: Context, wanted: str | None) -> IPNetwork:
-    if wanted is not None:
-        subnet = ipam.parse_network(wanted, "subnet")
-        if subnet.version != _VERSION:
-            raise Invalid(f"subnet {subnet} is IPv{subnet.version}; give an IPv4 one, such as 192.168.15.0/24")
-        return subnet
-    free = ipam.lowest_free_subnet(context.pools, lambda candidate: _in_the_way(context, candidate))
-    if free is None:
-        pools = ", ".join(ipam.usual_form(pool) for pool in context.pools)
-        raise PoolExhausted(f"no subnet of the pools ({pools}) is free: name one, or start with another --pool")
-    return free
-
-
-def _in_the_way(context: Context, subnet: IPNetwork) -> IPNetwork | None:
-    network = context.store.network_overlapping(subnet)
-    if network is not None:
-        return network.ipv4.subnet
-    route = context.host.route_in_the_way(subnet)
-    return route[0] if route is not None else None
-
-
-def _check_overlap(context: Context, subnet: IPNetwork) -> None:
-    network = context.store.network_overlapping(subnet)
-    if network is not None:
-        raise SubnetOverlap(
-            f"subnet {subnet} overlaps {network.ipv4.subnet} of network '{network.name}'; "
-            "choose another, or leave subnet out to get a free one"
-        )
-    route = context.host.route_in_the_way(subnet)
-    if route is not None:
-        raise SubnetOverlap(
-            f"subnet {subnet} overlaps the host's route to {route[0]} by interface '{route[1]}'; "
-            "choose another, or leave subnet out to get a free one"
-        )
-
-
-def _plan(request: NetworkCreate, subnet: IPNetwork) -> AddressPlan:
-    if "gateway" not in request.model_fields_set:
-        gateway: IPAddress | None = ipam.first_usable(subnet)
-    else:
-        gateway = ipam.parse_address(request.gateway, "gateway") if request.gateway is not None else None
-    ip_range = ipam.parse_network(request.ip_range, "ip_range") if request.ip_range is not None else subnet
-    return AddressPlan(subnet, gateway, ip_range)
 
 
 def _bridge(context: Context, request: NetworkCreate, network_id: str) -> str:
@@ -120,8 +76,31 @@ def _require_free_bridge(context: Context, bridge: str) -> None:
         )
 
 
-def _hold_gateway(context: Context, network: Network) -> None:
-    gateway = network.ipv4.gateway
+def _check_source(context: Context, network: Network, *, given: bool) -> None:
+    """Raises Invalid unless the fixed source address is the host's, of use, and of a version the network has."""
+    address = network.snat_address
+    if address is None:
+        return
+    if not network.masquerade:
+        raise Invalid(
+            f"snat_address {address} contradicts masquerade false, with which outbound traffic keeps its addresses; "
+            'give one of "snat_address": null and "masquerade": true'
+        )
+    if network.plan(address.version) is None:
+        raise Invalid(
+            f"snat_address {address} is IPv{address.version}, and network '{network.name}' has no "
+            f"subnet{address.version}; use an IPv4 address of the host, or a network with one"
+        )
+    usable = int(address) != 0 and not (address.is_loopback or address.is_multicast)
+    usable = usable and not (address.version == 6 and address.is_link_local)
+    if given and not (usable and context.host.holds_address(address)):
+        raise Invalid(
+            f"snat_address {address} is not an address of this host that others can answer to; "
+            "use one of an interface of the host, or null for the uplink's"
+        )
+
+
+def _hold_gateway(context: Context, network: Network, gateway: IPAddress | None) -> None:
     if gateway is not None:
         addresses.hold(context, network, gateway, AllocationKind.GATEWAY, holder_id=network.id)
 
@@ -129,52 +108,54 @@ def _hold_gateway(context: Context, network: Network) -> None:
 def update(context: Context, ref: str, request: NetworkPatch) -> Change:
     """Raises NotFound, Invalid, AddressTaken, AddressOutsideSubnet."""
     network = context.network(ref)
-    refuse_null(request, "gateway", "ip_range")
+    refuse_null(request, "gateway", "gateway6", "ip_range", "ip_range6", "snat_address")
     given = request.given()
     changed = replace(
         network,
-        plans=(_changed_plan(network.ipv4, given),),
+        plans=subnets.patched(network, given),
         updated_at=context.now,
-        **{name: given[name] for name in ("mtu", "internal", "isolated", "masquerade", "labels") if name in given},
+        **{name: given[name] for name in _PLAIN if name in given},
     )
+    if "snat_address" in given:
+        changed = replace(changed, snat_address=_source(request))
     _DRIVER.validate(changed)
-    if changed.ipv4.gateway != network.ipv4.gateway:
-        _move_gateway(context, network, changed)
+    _check_source(context, changed, given=given.get("snat_address") is not None)
+    for fields in subnets.FIELDS:
+        _move_gateway(context, network, changed, fields)
     context.store.update_network(changed)
     return Change(network.id, _affected(context, network, changed))
 
 
-def _changed_plan(plan: AddressPlan, given: dict[str, Any]) -> AddressPlan:
-    if "gateway" in given:
-        gateway = given["gateway"]
-        plan = replace(plan, gateway=ipam.parse_address(gateway, "gateway") if gateway is not None else None)
-    if "ip_range" in given:
-        ip_range = given["ip_range"]
-        plan = replace(plan, ip_range=ipam.parse_network(ip_range, "ip_range") if ip_range else plan.subnet)
-    return plan
+def _source(request: NetworkCreate | NetworkPatch) -> IPAddress | None:
+    return ipam.parse_address(request.snat_address, "snat_address") if request.snat_address is not None else None
 
 
-def _move_gateway(context: Context, network: Network, changed: Network) -> None:
-    gateway = changed.ipv4.gateway
-    if gateway is not None:
-        holder = context.store.holder(network, gateway)
-        if holder is not None:
-            raise AddressTaken(
-                f"gateway {gateway} is held by {addresses.describe_holder(context, holder)}; choose a free address"
-            )
-    former = context.store.gateway_allocation(network)
-    if former is not None:
-        context.store.delete_allocation(former)
-    _hold_gateway(context, changed)
+def _move_gateway(context: Context, network: Network, changed: Network, fields: subnets.Fields) -> None:
+    former, gateway = (subnets.gateway_of(one, fields.version) for one in (network, changed))
+    if former == gateway:
+        return
+    holder = context.store.holder(network, gateway) if gateway is not None else None
+    if holder is not None:
+        raise AddressTaken(
+            f"{fields.gateway} {gateway} is held by {addresses.describe_holder(context, holder)}; choose a free address"
+        )
+    held = context.store.holder(network, former) if former is not None else None
+    if held is not None:
+        context.store.delete_allocation(held)
+    _hold_gateway(context, changed, gateway)
 
 
 def _affected(context: Context, network: Network, changed: Network) -> tuple[Key, ...]:
     """The network itself; its endpoints where what they are made of changed, or their way out."""
     keys: list[Key] = [("network", network.id), HOST]
-    way_out = (network.internal, network.ipv4.gateway) != (changed.internal, changed.ipv4.gateway)
-    if way_out or network.mtu != changed.mtu:
-        for endpoint in context.store.endpoints_of(network):
-            keys.append(("endpoint", endpoint.id))
+    ways = [[one.gateway_for(version) for version in (4, 6)] for one in (network, changed)]
+    way_out = ways[0] != ways[1]
+    made_of = [(one.mtu, one.icc, one.spoof_protection) for one in (network, changed)]
+    if not way_out and made_of[0] == made_of[1]:
+        return tuple(keys)
+    for endpoint in context.store.endpoints_of(network):
+        keys.append(("endpoint", endpoint.id))
+        if way_out:
             keys.append(("namespace", endpoint.namespace_key))
             keys += [("portmap", portmap.id) for portmap in context.store.portmaps_of(endpoint)]
     return unique(keys)

@@ -5,15 +5,28 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    WithJsonSchema,
+    model_validator,
+)
 
-from app.model import ipam, naming
+from app.model import ipam, naming, ports
 from app.model.errors import BridgeheadError, Invalid
 from app.model.spec import Protocol
 
 _LABELS_MAX = 64
 _LABEL_LENGTH = 256
 _TEXT_LENGTH = 4096
+_SHOWN = 80
+"""Characters of a refused value that an answer repeats."""
+AUTO = "auto"
+"""The `subnet6` that asks for a unique local prefix."""
 
 
 def _checked(check: Any) -> AfterValidator:
@@ -51,13 +64,43 @@ Ifname = Annotated[
 ]
 Cidr = Annotated[str, _checked(lambda value: ipam.parse_network(value, "network")), Field(max_length=64)]
 Address = Annotated[str, _checked(lambda value: ipam.parse_address(value, "address")), Field(max_length=64)]
+Cidr6 = Annotated[
+    str, _checked(lambda value: value if value == AUTO else ipam.parse_network(value, "network")), Field(max_length=64)
+]
 Mac = Annotated[
     str,
     _checked(lambda value: naming.check_mac(value, "mac")),
     Field(json_schema_extra={"pattern": naming.MAC_PATTERN}),
 ]
 Mtu = Annotated[int, Field(ge=68, le=65535, description="Bytes.")]
-Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+def _check_ports(value: Any) -> int | str:
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        shown = repr(value)[:_SHOWN]
+        # pydantic takes a ValueError for the client's fault, a TypeError for ours
+        raise ValueError(f"{shown} is neither an integer such as 8080 nor a range such as '8000-8010'")  # noqa: TRY004
+    try:
+        return ports.ports_value(*ports.parse_ports(value))
+    except BridgeheadError as refusal:
+        raise ValueError(refusal.detail) from None
+
+
+def _no_range(value: Any) -> Any:
+    if isinstance(value, str):
+        raise ValueError(  # noqa: TRY004 - as above
+            f"'{value[:_SHOWN]}' is not an integer; where host_port is a range, give the first target port alone"
+        )
+    return value
+
+
+_PORT_SCHEMA = {"type": "integer", "minimum": ports.FIRST, "maximum": ports.LAST}
+Ports = Annotated[
+    int | str,
+    PlainValidator(_check_ports),
+    WithJsonSchema({"anyOf": [_PORT_SCHEMA, {"type": "string", "pattern": ports.RANGE_PATTERN}]}),
+]
+TargetPort = Annotated[int, BeforeValidator(_no_range), Field(ge=ports.FIRST, le=ports.LAST)]
 Labels = Annotated[dict[str, str], AfterValidator(_check_labels)]
 Ref = Annotated[str, Field(min_length=1, max_length=256, description="An id or a name; an id wins.")]
 
@@ -116,24 +159,41 @@ class NetworkCreate(Request):
         None, description="The bridge's address; by default the subnet's first. `null`: none, a pure L2 bridge."
     )
     ip_range: Cidr | None = Field(None, description="Where automatic addresses come from; by default the subnet.")
+    subnet6: Cidr6 | None = Field(
+        None, description="`auto`: a unique local /64. Without it, IPv6 is off on the bridge and its endpoints."
+    )
+    gateway6: Address | None = Field(None, description="By default the first of `subnet6`. `null`: none.")
+    ip_range6: Cidr | None = Field(None, description="Where automatic ones come from; by default `subnet6`.")
     mtu: Mtu | None = Field(None, description="By default that of the default route's interface, else 1500.")
     internal: bool = Field(False, description="No way out and none in, published ports included.")
     isolated: bool = Field(True, description="No traffic from or to the other networks, but for published ports.")
-    masquerade: bool = Field(True, description="Outbound traffic leaves with the uplink's address.")
+    icc: bool = Field(True, description="`false`: the network's endpoints cannot reach one another.")
+    masquerade: bool = Field(
+        True, description="Outbound traffic leaves with the uplink's address; `false`: with the endpoints' own."
+    )
+    snat_address: Address | None = Field(
+        None, description="Outbound traffic of its IP version leaves with this address of the host instead."
+    )
+    spoof_protection: bool = Field(False, description="Endpoints send only from their own MAC and addresses.")
     labels: Labels = Field(default_factory=dict)
 
 
 class NetworkPatch(Request):
-    """A change of a live network. Its name, bridge and subnet stay as they are."""
+    """A change of a live network. Its name, bridge and subnets stay as they are."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"gateway": "192.168.15.5"}, {"isolated": False}]})
 
     gateway: Address | None = Field(None, description="`null` takes it away: a pure L2 bridge.")
+    gateway6: Address | None = Field(None, description="`null` takes it away.")
     ip_range: Cidr | None = Field(None, description="`null`: the subnet.")
+    ip_range6: Cidr | None = Field(None, description="`null`: `subnet6`.")
     mtu: Mtu | None = None
     internal: bool | None = None
     isolated: bool | None = None
+    icc: bool | None = None
     masquerade: bool | None = None
+    snat_address: Address | None = Field(None, description="`null`: the uplink's address.")
+    spoof_protection: bool | None = None
     labels: Labels | None = None
 
 
@@ -160,6 +220,7 @@ class EndpointCreate(Request):
     create_namespace: bool = Field(True, description="Whether a missing `namespace` is made.")
     name: Name | None = Field(None, description="By default the namespace's name, else `ep-` and 8 digits.")
     address: Address | None = Field(None, description="By default the next free one, round robin.")
+    address6: Address | None = Field(None, description="The same of `subnet6`, where the network has one.")
     mac: Mac | None = Field(None, description="By default random and locally administered.")
     ifname: Ifname | None = Field(None, description="Inside the namespace; by default the next free `ethN`.")
     host_ifname: Ifname | None = Field(None, description="On the bridge; by default `veth` and 10 digits.")
@@ -178,17 +239,28 @@ class EndpointPatch(Request):
 
 
 class PortmapCreate(Request):
-    """A port of the host, published to a port of an endpoint."""
+    """A port of the host, or a range of them, published to ports of an endpoint."""
 
     model_config = ConfigDict(
-        json_schema_extra={"examples": [{"endpoint": "red", "host_port": 8080, "target_port": 80}, {"endpoint": "red"}]}
+        json_schema_extra={
+            "examples": [
+                {"endpoint": "red", "host_port": 8080, "target_port": 80},
+                {"endpoint": "red", "host_port": "8000-8010", "target_port": 9000},
+                {"endpoint": "red"},
+            ]
+        }
     )
 
     endpoint: Ref
     protocol: ProtocolName = "tcp"
-    host_ip: Address = Field("0.0.0.0", description="An address of the host; 127.x: from this host alone.")  # noqa: S104
-    host_port: Port | None = Field(None, description="By default the next free of 49153-65535.")
-    target_port: Port | None = Field(None, description="By default the host port.")
+    host_ip: Address = Field(
+        "0.0.0.0",  # noqa: S104
+        description="An address of the host; `0.0.0.0`, `::`: every one of its version; 127.x, `::1`: this host alone.",
+    )
+    host_port: Ports | None = Field(
+        None, description='One, or a range `"8000-8010"`; by default the next free of 49153-65535.'
+    )
+    target_port: TargetPort | None = Field(None, description="The first one of a range. By default the host port.")
     labels: Labels = Field(default_factory=dict)
 
 
@@ -199,16 +271,16 @@ class PortmapPatch(Request):
 
     endpoint: Ref | None = None
     host_ip: Address | None = None
-    host_port: Port | None = None
-    target_port: Port | None = None
+    host_port: Ports | None = None
+    target_port: TargetPort | None = Field(None, description="Stays as it is where only `host_port` changes.")
     labels: Labels | None = None
 
 
 class AllocationCreate(Request):
-    """A reserved address, held without an endpoint."""
+    """A reserved address of either IP version, held without an endpoint."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"network": "web", "note": "the printer"}]})
 
     network: Ref
-    address: Address | None = Field(None, description="By default the next free one.")
+    address: Address | None = Field(None, description="By default the next free IPv4 one.")
     note: Annotated[str, Field(max_length=_TEXT_LENGTH)] = ""

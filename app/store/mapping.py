@@ -43,35 +43,54 @@ def to_text(moment: datetime) -> str:
 
 
 def network_of(row: NetworkRow) -> Network:
-    plan = AddressPlan(
-        subnet=ip_network(row.subnet),
-        gateway=ip_address(row.gateway) if row.gateway else None,
-        ip_range=ip_network(row.ip_range),
-    )
+    plans = [_plan_of(row.subnet, row.gateway, row.ip_range)]
+    if row.subnet6 is not None:
+        plans.append(_plan_of(row.subnet6, row.gateway6, row.ip_range6 or row.subnet6))
     return Network(
         id=row.id,
         name=row.name,
         bridge=row.bridge,
-        plans=(plan,),
+        plans=tuple(plans),
         mtu=row.mtu,
         internal=row.internal,
         isolated=row.isolated,
+        icc=row.icc,
         masquerade=row.masquerade,
+        snat_address=_address(row.snat_address),
+        spoof_protection=row.spoof_protection,
         labels=dict(row.labels),
         created_at=datetime.fromisoformat(row.created_at),
         updated_at=datetime.fromisoformat(row.updated_at),
     )
 
 
+def _plan_of(subnet: str, gateway: str | None, ip_range: str) -> AddressPlan:
+    return AddressPlan(ip_network(subnet), _address(gateway), ip_network(ip_range))
+
+
+def _address(text: str | None) -> IPAddress | None:
+    return ip_address(text) if text is not None else None
+
+
+def _text(value: IPAddress | IPNetwork | None) -> str | None:
+    return str(value) if value is not None else None
+
+
 def fill_network(row: NetworkRow, network: Network) -> NetworkRow:
     plan = network.ipv4
     row.subnet = str(plan.subnet)
     row.subnet_first, row.subnet_last = span_of(plan.subnet)
-    row.gateway = str(plan.gateway) if plan.gateway is not None else None
+    row.gateway = _text(plan.gateway)
     row.ip_range = str(plan.ip_range)
+    plan6 = network.plan(6)
+    row.subnet6_first, row.subnet6_last = span_of(plan6.subnet) if plan6 is not None else (None, None)
+    row.subnet6, row.gateway6, row.ip_range6 = (
+        (_text(plan6.subnet), _text(plan6.gateway), _text(plan6.ip_range)) if plan6 is not None else (None,) * 3
+    )
     row.id, row.name, row.bridge = network.id, network.name, network.bridge
     row.mtu, row.internal = network.mtu, network.internal
-    row.isolated, row.masquerade = network.isolated, network.masquerade
+    row.isolated, row.icc, row.masquerade = network.isolated, network.icc, network.masquerade
+    row.snat_address, row.spoof_protection = _text(network.snat_address), network.spoof_protection
     row.labels = dict(network.labels)
     row.created_at, row.updated_at = to_text(network.created_at), to_text(network.updated_at)
     return row
@@ -85,7 +104,7 @@ def endpoint_of(row: EndpointRow) -> Endpoint:
         netns=NetnsRef(NetnsKind(row.netns_kind), row.netns_value, row.netns_start_time),
         namespace_key=row.namespace_key,
         create_namespace=row.create_namespace,
-        addresses=(ip_address(row.address),),
+        addresses=tuple(ip_address(text) for text in (row.address, row.address6) if text is not None),
         mac=row.mac,
         ifname=row.ifname,
         host_ifname=row.host_ifname,
@@ -102,7 +121,7 @@ def fill_endpoint(row: EndpointRow, endpoint: Endpoint) -> EndpointRow:
     row.netns_kind, row.netns_value = str(endpoint.netns.kind), endpoint.netns.value
     row.netns_start_time, row.namespace_key = endpoint.netns.start_time, endpoint.namespace_key
     row.create_namespace = endpoint.create_namespace
-    row.address = str(endpoint.address(4))
+    row.address, row.address6 = str(endpoint.address(4)), _text(endpoint.address(6))
     row.mac, row.ifname, row.host_ifname = endpoint.mac, endpoint.ifname, endpoint.host_ifname
     row.default_route = endpoint.default_route
     row.default_route_at = to_text(endpoint.default_route_at) if endpoint.default_route_at else None
@@ -119,6 +138,7 @@ def portmap_of(row: PortmapRow) -> Portmap:
         host_ip=ip_address(row.host_ip),
         host_port=row.host_port,
         target_port=row.target_port,
+        count=row.count,
         labels=dict(row.labels),
         created_at=datetime.fromisoformat(row.created_at),
         updated_at=datetime.fromisoformat(row.updated_at),
@@ -128,6 +148,7 @@ def portmap_of(row: PortmapRow) -> Portmap:
 def fill_portmap(row: PortmapRow, portmap: Portmap) -> PortmapRow:
     row.id, row.endpoint_id, row.protocol = portmap.id, portmap.endpoint_id, str(portmap.protocol)
     row.host_ip, row.host_port, row.target_port = str(portmap.host_ip), portmap.host_port, portmap.target_port
+    row.count = portmap.count
     row.labels = dict(portmap.labels)
     row.created_at, row.updated_at = to_text(portmap.created_at), to_text(portmap.updated_at)
     return row

@@ -6,12 +6,12 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from sqlalchemy import ColumnElement, delete, func
-from sqlmodel import Session, col, or_, select
+from sqlalchemy.orm import aliased
+from sqlmodel import Session, and_, col, or_, select
 
-from app.model.ipam import address_at
-from app.model.spec import Allocation, AllocationKind, Endpoint, IPAddress, IPNetwork, Network, Portmap, Protocol
+from app.model.spec import Allocation, Endpoint, IPAddress, IPNetwork, Network, Portmap, Protocol, Version
 from app.store import mapping
-from app.store.tables import AllocationRow, EndpointRow, NetworkRow, PortmapRow
+from app.store.tables import AllocationRow, EndpointRow, NetworkRow, PortFloorRow, PortmapRow
 
 _CHUNK = 256
 """Allocations read at a time while looking for a gap."""
@@ -54,22 +54,35 @@ class Repository:
     def network_overlapping(self, subnet: IPNetwork) -> Network | None:
         """The lowest network that shares an address with the subnet."""
         first, last = mapping.span_of(subnet)
-        row = self._first(NetworkRow, NetworkRow.subnet_first <= last, NetworkRow.subnet_last >= first)
+        if subnet.version == 4:
+            overlaps = (col(NetworkRow.subnet_first) <= last, col(NetworkRow.subnet_last) >= first)
+        else:
+            overlaps = (col(NetworkRow.subnet6_first) <= last, col(NetworkRow.subnet6_last) >= first)
+        row = self._first(NetworkRow, *overlaps)
         return mapping.network_of(row) if row else None
 
-    def any_routed_network(self) -> bool:
-        """Whether the host forwards for any network."""
-        found = self._first(NetworkRow, col(NetworkRow.gateway).is_not(None), col(NetworkRow.internal).is_(False))
-        return found is not None
+    def routed_versions(self) -> frozenset[Version]:
+        """The IP versions in which the host forwards for any network."""
+        gateways: dict[Version, Any] = {4: NetworkRow.gateway, 6: NetworkRow.gateway6}
+        not_internal = col(NetworkRow.internal).is_(False)
+        return frozenset(
+            version
+            for version, gateway in gateways.items()
+            if self._first(NetworkRow, col(gateway).is_not(None), not_internal) is not None
+        )
 
-    def cursor(self, network: Network) -> IPAddress | None:
-        """The automatic address that was given last."""
-        row = self._by_ref(NetworkRow, network.id)
-        return address_at(network.ipv4.subnet, mapping.value_of(row.cursor, 4)) if row.cursor else None
+    def cursor(self, network: Network, version: Version) -> int | None:
+        """The automatic address of this version that was given last, as an integer."""
+        row = self._first(NetworkRow, NetworkRow.id == network.id)
+        key = row.cursor if version == 4 else row.cursor6
+        return mapping.value_of(key, version) if key else None
 
     def move_cursor(self, network: Network, address: IPAddress) -> None:
-        row = self._by_ref(NetworkRow, network.id)
-        row.cursor = mapping.key_of(address)
+        row = self._first(NetworkRow, NetworkRow.id == network.id)
+        if address.version == 4:
+            row.cursor = mapping.key_of(address)
+        else:
+            row.cursor6 = mapping.key_of(address)
         self._save(row)
 
     def add_network(self, network: Network) -> None:
@@ -118,6 +131,17 @@ class Repository:
         rows = self._all(EndpointRow, EndpointRow.namespace_key == namespace_key)
         return [mapping.endpoint_of(row) for row in rows]
 
+    def is_multihomed(self, network: Network) -> bool:
+        """Whether an endpoint of the network is in a namespace that is on another network too."""
+        other = aliased(EndpointRow)
+        statement = (
+            select(EndpointRow.seq)
+            .join(other, col(other.namespace_key) == col(EndpointRow.namespace_key))
+            .where(EndpointRow.network_id == network.id, col(other.network_id) != network.id)
+            .limit(1)
+        )
+        return self._session.exec(statement).first() is not None
+
     def add_endpoint(self, endpoint: Endpoint) -> None:
         self._save(mapping.fill_endpoint(_blank(EndpointRow), endpoint))
 
@@ -141,22 +165,61 @@ class Repository:
         rows = self._all(PortmapRow, PortmapRow.endpoint_id == endpoint.id)
         return [mapping.portmap_of(row) for row in rows]
 
-    def portmaps_on(self, protocol: Protocol, port: int) -> list[Portmap]:
-        """The mappings of one host port, at any address of the host."""
-        rows = self._all(PortmapRow, PortmapRow.host_port == port, PortmapRow.protocol == str(protocol))
-        return [mapping.portmap_of(row) for row in rows]
-
-    def ports_from(self, protocol: Protocol, first: int, host_ip: IPAddress) -> Iterator[int]:
-        """The mapped host ports from `first` on, ascending, that a mapping of `host_ip` would meet."""
-        port, held = col(PortmapRow.host_port), col(PortmapRow.host_ip)
-        unspecified = "0.0.0.0" if host_ip.version == 4 else "::"  # noqa: S104 - a value
-        meets = col(PortmapRow.seq).is_not(None) if int(host_ip) == 0 else held.in_([str(host_ip), unspecified])
+    def portmap_in_the_way(self, portmap: Portmap) -> Portmap | None:
+        """The lowest other mapping with a port in common; an unspecified address meets every one of its version."""
         statement = (
-            select(PortmapRow.host_port)
-            .where(PortmapRow.protocol == str(protocol), port >= first, meets)
-            .order_by(port)
+            select(PortmapRow)
+            .where(*self._held_by(portmap.protocol, portmap.host_ip, portmap.host_port, portmap.last_port))
+            .where(PortmapRow.id != portmap.id)
+            .order_by(col(PortmapRow.host_port))
+            .limit(1)
         )
-        yield from self._session.exec(statement).yield_per(_CHUNK)
+        row = self._session.exec(statement).first()
+        return mapping.portmap_of(row) if row else None
+
+    def held_ports(self, protocol: Protocol, host_ip: IPAddress, first: int, last: int) -> Iterator[tuple[int, int]]:
+        """First and last port of the mappings that meet these, ascending, read as far as the caller goes on asking."""
+        statement = (
+            select(PortmapRow.host_port, PortmapRow.count)
+            .where(*self._held_by(protocol, host_ip, first, last))
+            .order_by(col(PortmapRow.host_port))
+        )
+        for port, count in self._session.exec(statement).yield_per(_CHUNK):
+            yield port, port + count - 1
+
+    def _held_by(self, protocol: Protocol, host_ip: IPAddress, first: int, last: int) -> list[ColumnElement[bool]]:
+        """What is true of the mappings with a port from first to last that meet the address.
+
+        None begins further below `first` than the widest range reaches: so the index bounds the search.
+        """
+        widest = select(func.max(PortmapRow.count)).where(PortmapRow.protocol == str(protocol))
+        reach = self._session.exec(widest).one() or 1
+        port, held = col(PortmapRow.host_port), col(PortmapRow.host_ip)
+        if int(host_ip) == 0:
+            meets = held.like("%:%") if host_ip.version == 6 else held.not_like("%:%")
+        else:
+            meets = held.in_([str(host_ip), "0.0.0.0" if host_ip.version == 4 else "::"])  # noqa: S104 - a value
+        return [
+            col(PortmapRow.protocol) == str(protocol),
+            port.between(first - reach + 1, last),
+            port + col(PortmapRow.count) > first,
+            meets,
+        ]
+
+    def port_floor(self, protocol: Protocol, host_ip: IPAddress) -> int | None:
+        """Below it no automatic port of the address is free; None where that is not known."""
+        row = self._session.get(PortFloorRow, (str(protocol), str(host_ip)))
+        return row.port if row else None
+
+    def raise_port_floor(self, protocol: Protocol, host_ip: IPAddress, port: int) -> None:
+        row = self._session.get(PortFloorRow, (str(protocol), str(host_ip)))
+        self._save(row or PortFloorRow(protocol=str(protocol), host_ip=str(host_ip), port=port), port=port)
+
+    def _lower_port_floors(self, protocol: str, port: int) -> None:
+        """A port became free: whoever skipped it looks again."""
+        above = (PortFloorRow.protocol == protocol, PortFloorRow.port > port)
+        for row in self._session.exec(select(PortFloorRow).where(*above)).all():
+            self._save(row, port=port)
 
     def has_local_ports(self, network: Network) -> bool:
         """Whether a port of 127.0.0.1 leads into the network."""
@@ -173,10 +236,12 @@ class Repository:
 
     def update_portmap(self, portmap: Portmap) -> None:
         row = self._first(PortmapRow, PortmapRow.id == portmap.id)
+        self._lower_port_floors(row.protocol, row.host_port)
         self._save(mapping.fill_portmap(row, portmap))
 
     def delete_portmap(self, portmap: Portmap) -> None:
         self._delete(PortmapRow, PortmapRow.id == portmap.id)
+        self._lower_port_floors(str(portmap.protocol), portmap.host_port)
 
     # --- addresses
 
@@ -213,21 +278,18 @@ class Repository:
                 return
             low = f"{int(keys[-1], 16) + 1:032x}"
 
-    def gateway_allocation(self, network: Network) -> Allocation | None:
-        row = self._first(
-            AllocationRow, AllocationRow.network_id == network.id, AllocationRow.kind == str(AllocationKind.GATEWAY)
-        )
-        return mapping.allocation_of(row) if row else None
-
     def add_allocation(self, allocation: Allocation) -> None:
         self._save(mapping.allocation_row(allocation))
 
     def delete_allocation(self, allocation: Allocation) -> None:
-        self._delete(AllocationRow, AllocationRow.id == allocation.id)
+        held = AllocationRow.address_key == mapping.key_of(allocation.address)
+        self._delete(AllocationRow, and_(AllocationRow.network_id == allocation.network_id, held))
 
     # --- writing
 
-    def _save(self, row: Any) -> None:
+    def _save(self, row: Any, **changes: Any) -> None:
+        for name, value in changes.items():
+            setattr(row, name, value)
         self._session.add(row)
         self._session.flush()
 

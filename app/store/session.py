@@ -88,6 +88,7 @@ def _run_migrations(engine: Engine) -> None:
     from app.store.migrate import upgrade  # noqa: PLC0415 - see _in_child
 
     upgrade(engine, migrations_dir())
+    engine.dispose()  # the last connection's end brings all of it into the database's own file
 
 
 def _in_child(work: Callable[[], None]) -> None:

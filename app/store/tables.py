@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from sqlalchemy import JSON, Column, UniqueConstraint
+from sqlalchemy import JSON, Column, Index, UniqueConstraint
 from sqlmodel import Field, SQLModel
 
 
 class NetworkRow(SQLModel, table=True):
-    """A network. `subnet_first` and `subnet_last` find overlaps; `cursor` is the last automatic address."""
+    """A network. `..._first` and `..._last` find overlaps; `cursor...` is the last automatic address."""
 
     __tablename__ = "network"
 
@@ -21,10 +21,19 @@ class NetworkRow(SQLModel, table=True):
     gateway: str | None
     ip_range: str
     cursor: str | None = None
+    subnet6: str | None
+    subnet6_first: str | None = Field(index=True)
+    subnet6_last: str | None
+    gateway6: str | None
+    ip_range6: str | None
+    cursor6: str | None = None
     mtu: int
     internal: bool
     isolated: bool
+    icc: bool
     masquerade: bool
+    snat_address: str | None
+    spoof_protection: bool
     labels: dict[str, str] = Field(sa_column=Column(JSON, nullable=False))
     created_at: str
     updated_at: str
@@ -46,6 +55,7 @@ class EndpointRow(SQLModel, table=True):
     namespace_key: str
     create_namespace: bool
     address: str
+    address6: str | None
     mac: str
     ifname: str
     host_ifname: str = Field(unique=True)
@@ -57,10 +67,14 @@ class EndpointRow(SQLModel, table=True):
 
 
 class PortmapRow(SQLModel, table=True):
-    """A published port."""
+    """Published ports, `count` from `host_port` on; the indexes find a protocol's ports, and its widest range."""
 
     __tablename__ = "portmap"
-    __table_args__ = (UniqueConstraint("host_port", "protocol", "host_ip", name="uq_portmap_host"),)
+    __table_args__ = (
+        UniqueConstraint("host_port", "protocol", "host_ip", name="uq_portmap_host"),
+        Index("ix_portmap_protocol_port", "protocol", "host_port"),
+        Index("ix_portmap_protocol_count", "protocol", "count"),
+    )
 
     seq: int | None = Field(default=None, primary_key=True)
     id: str = Field(unique=True)
@@ -69,19 +83,30 @@ class PortmapRow(SQLModel, table=True):
     host_ip: str
     host_port: int
     target_port: int
+    count: int
     labels: dict[str, str] = Field(sa_column=Column(JSON, nullable=False))
     created_at: str
     updated_at: str
 
 
+class PortFloorRow(SQLModel, table=True):
+    """Below `port`, no automatic port of the address is free: where the search for the next one begins."""
+
+    __tablename__ = "port_floor"
+
+    protocol: str = Field(primary_key=True)
+    host_ip: str = Field(primary_key=True)
+    port: int
+
+
 class AllocationRow(SQLModel, table=True):
-    """A held address; the constraint is what makes two holders impossible."""
+    """A held address; the constraint is what makes two holders impossible. `id` is its holder's."""
 
     __tablename__ = "allocation"
     __table_args__ = (UniqueConstraint("network_id", "address_key", name="uq_allocation_address"),)
 
     seq: int | None = Field(default=None, primary_key=True)
-    id: str = Field(unique=True)
+    id: str = Field(index=True)
     network_id: str = Field(foreign_key="network.id")
     address: str
     address_key: str

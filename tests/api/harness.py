@@ -19,6 +19,7 @@ from app.store.session import is_writable
 PROBLEM = "application/problem+json"
 POOLS = ((ip_network("192.168.15.0/24"), 24), (ip_network("192.168.16.0/22"), 24))
 UPLINK = "203.0.113.2"
+UPLINK6 = "2001:db8::2"
 
 
 def checked_problem(answer, status, code, words=()):
@@ -159,5 +160,6 @@ class Api:
 
 def make_kernel():
     kernel = FakeKernel()
-    kernel.add_link("uplink", ip_interface(f"{UPLINK}/24"), mtu=1400, uplink=True)
+    addresses = (ip_interface(f"{UPLINK}/24"), ip_interface(f"{UPLINK6}/64"))
+    kernel.add_link("uplink", *addresses, mtu=1400, uplink=True)
     return kernel

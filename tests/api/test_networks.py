@@ -16,10 +16,16 @@ def test_a_bare_body_has_the_contract_s_defaults(api):
         "subnet": "192.168.15.0/24",
         "gateway": "192.168.15.1",
         "ip_range": "192.168.15.0/24",
+        "subnet6": None,
+        "gateway6": None,
+        "ip_range6": None,
         "mtu": 1400,
         "internal": False,
         "isolated": True,
+        "icc": True,
         "masquerade": True,
+        "snat_address": None,
+        "spoof_protection": False,
         "labels": {},
     }
     assert wanted.items() <= made.items()

@@ -57,7 +57,10 @@ NETWORKS = [
     ({"name": "x", "labels": {"a=b": "c"}}, "invalid", ["a=b"]),
     ({"name": "x", "labels": ["a"]}, "invalid", ["labels"]),
     ({"name": "x", "labels": {str(n): "" for n in range(65)}}, "invalid", [65]),
-    ({"name": "x", "snat_address": "1.2.3.4"}, "invalid", ["snat_address"]),
+    ({"name": "x", "icc": None}, "invalid", ["icc"]),
+    ({"name": "x", "spoof_protection": 1}, "invalid", ["spoof_protection"]),
+    ({"name": "x", "subnet": "auto"}, "invalid", ["'auto'"]),
+    ({"name": "x", "subnet": "128.0.0.0/1"}, "invalid", ["128.0.0.0/1", "169.254.0.0/16"]),
     ([1], "invalid", []),
     ("text", "invalid", []),
     (None, "invalid", []),
@@ -206,14 +209,32 @@ PORTMAPS = [
     ({**PORT, "host_port": 0}, 422, "invalid", ["host_port", 0]),
     ({**PORT, "host_port": 65536}, 422, "invalid", ["host_port", 65536]),
     ({**PORT, "host_port": "8080"}, 422, "invalid", ["host_port", "'8080'"]),
-    ({**PORT, "host_port": "8000-8010"}, 422, "invalid", ["host_port", "8000-8010"]),
+    ({**PORT, "host_port": "8010-8000"}, 422, "invalid", ["'8010-8000'", "reversed", "'8000-8010'"]),
+    ({**PORT, "host_port": "65530-65536"}, 422, "invalid", ["'65530-65536'", 65536, "1 to 65535"]),
+    ({**PORT, "host_port": "0-3"}, 422, "invalid", ["'0-3'", "0 is not a port"]),
+    *[
+        ({**PORT, "host_port": text}, 422, "invalid", ["host_port", text, "8000-8010"])
+        for text in ("", "-", "80-", "-80", "80-81-82", "80:81", "+80-81", "80-81\n", "٨٠-٨١", "http", "8000 - 8010")
+    ],
+    ({**PORT, "host_port": 80.0}, 422, "invalid", ["host_port", "80.0"]),
+    ({**PORT, "host_port": [80]}, 422, "invalid", ["host_port", "[80]"]),
+    ({**PORT, "host_port": "8000-8010", "target_port": 65530}, 422, "invalid", [65530, 65540, 65525]),
+    ({**PORT, "host_port": "8000-8010", "target_port": "9000-9005"}, 422, "invalid", ["9000-9005", "first"]),
+    ({**PORT, "target_port": "80"}, 422, "invalid", ["target_port", "'80'", "integer"]),
     ({**PORT, "host_port": True}, 422, "invalid", ["host_port"]),
     ({**PORT, "target_port": -1}, 422, "invalid", ["target_port", -1]),
     ({**PORT, "protocol": "icmp"}, 422, "invalid", ["icmp", "tcp, udp, sctp"]),
     ({**PORT, "protocol": "TCP"}, 422, "invalid", ["TCP"]),
     ({**PORT, "host_ip": "198.51.100.1"}, 422, "invalid", ["198.51.100.1"]),
     ({**PORT, "host_ip": "localhost"}, 422, "invalid", ["localhost"]),
-    ({**PORT, "host_ip": "::"}, 422, "invalid", ["::"]),
+    *[
+        ({**PORT, "host_ip": text}, 422, "invalid", [f"host_ip {text} is IPv6", "red", "web", "subnet6", "0.0.0.0"])
+        for text in ("::", "::1")
+    ],
+    ({**PORT, "host_ip": "2001:db8::99"}, 422, "invalid", ["2001:db8::99", "not an address of this host", "::"]),
+    ({**PORT, "host_ip": "::ffff:203.0.113.2"}, 422, "invalid", ["not an address of this host"]),
+    ({**PORT, "host_ip": "fe80::1"}, 422, "invalid", ["fe80::1", "link-local"]),
+    ({**PORT, "host_ip": "fe80::1%uplink"}, 422, "invalid", ["fe80::1%uplink", "'%'"]),
     ({**PORT, "host_ip": None}, 422, "invalid", ["host_ip"]),
     ({**PORT, "colour": 1}, 422, "invalid", ["colour"]),
 ]
@@ -229,6 +250,10 @@ PORTMAP_PATCHES = [
     ({"protocol": "udp"}, 422, "invalid", ["protocol"]),
     ({"endpoint": "nope"}, 404, "not_found", ["nope"]),
     ({"host_ip": "198.51.100.1"}, 422, "invalid", ["198.51.100.1"]),
+    ({"host_ip": "::"}, 422, "invalid", ["::", "red", "subnet6"]),
+    ({"host_port": "9-8"}, 422, "invalid", ["9-8", "8-9"]),
+    ({"target_port": "80-81"}, 422, "invalid", ["80-81"]),
+    ({"host_port": "1-60000"}, 422, "invalid", ["target_port 8080", 68079, 5536]),
 ]
 
 

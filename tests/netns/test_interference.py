@@ -63,3 +63,15 @@ def test_what_the_kernel_rewrites_with_ip_forward_is_put_back(sandbox, api, base
     assert sandbox.host.sysctl("net/ipv4/ip_forward") == "1"
     delete(api, "networks/web")
     assert {path: sandbox.host.sysctl(path) for path in paths} == paths
+
+
+def test_row_13_a_flow_that_began_without_its_rule_reaches_the_target_once_healed(sandbox, daemon, api):
+    network(api)
+    endpoint(api, "red")
+    portmap(api, "red", 53, protocol="udp")
+    daemon.kill()
+    sandbox.host.exec(["iptables-legacy", "-t", "nat", "-F"])
+    with sandbox.netns("red").udp_server(53):
+        assert sandbox.client.udp(HOST, 53, sport=40000) is None
+        daemon.start()
+        assert sandbox.client.udp(HOST, 53, sport=40000) == b"red\nhello\n"

@@ -10,6 +10,7 @@ import httpx
 import pytest
 from world import by_name, endpoint, everything, get, network, portmap, refused
 
+from app.kernel.wire import LINK_GROUP
 from app.sandbox import CLIENT, HOST, SERVER, DaemonFailed, Sandbox, eventually, snapshot
 
 
@@ -117,9 +118,10 @@ def test_marked_leftovers_are_removed_at_start(sandbox, baseline, daemon):
     host = sandbox.host
     daemon.kill()
     host.exec(["ip", "link", "add", "junk", "type", "bridge"])
-    host.exec(["ip", "link", "set", "junk", "alias", "bridgehead:xyz"])
+    host.exec(["ip", "link", "set", "junk", "alias", "bridgehead:xyz", "group", str(LINK_GROUP)])
     host.exec(["ip", "link", "add", "junk0", "type", "veth", "peer", "name", "junk1"])
-    host.exec(["ip", "link", "set", "junk0", "alias", "bridgehead:abc", "master", "junk"])
+    mark = ["alias", "bridgehead:abc", "group", str(LINK_GROUP)]
+    host.exec(["ip", "link", "set", "junk0", *mark, "master", "junk"])
     left = sandbox.add_netns("left")
     left.exec(["ip", "link", "set", "lo", "alias", "bridgehead:xyz"])
     for table, chain, jump in (("nat", "PREROUTING", "OLD"), ("filter", "FORWARD", "TO-1"), ("raw", "PREROUTING", "X")):
@@ -135,7 +137,8 @@ def test_leftovers_beside_what_is_wanted_are_removed(sandbox, daemon, built):
     daemon.kill()
     host = sandbox.host
     host.exec(["ip", "link", "add", "junk0", "type", "veth", "peer", "name", "junk1"])
-    host.exec(["ip", "link", "set", "junk0", "alias", "bridgehead:abc", "master", "web"])
+    mark = ["alias", "bridgehead:abc", "group", str(LINK_GROUP)]
+    host.exec(["ip", "link", "set", "junk0", *mark, "master", "web"])
     host.exec(["iptables-legacy", "-t", "nat", "-N", "BRIDGEHEAD-OLD"])
     host.exec(["iptables-legacy", "-I", "BRIDGEHEAD-FORWARD", "-j", "DROP"])
     host.exec(

@@ -10,12 +10,14 @@ from ipaddress import ip_interface
 
 import pytest
 
+from app.firewall.libnftables import Libnftables
 from app.model.errors import KernelRefused
 from app.sandbox import (
     CLIENT,
     CLIENT6,
     HOST,
     HOST6,
+    HOST6_SECOND,
     HOST_SECOND,
     SERVER,
     SERVER6,
@@ -182,6 +184,31 @@ class TestTraffic:
         assert sandbox.client.udp(HOST, 53, timeout=0.5) is None
         assert isinstance(sandbox.client.failure, ConnectionRefusedError)
 
+    @pytest.mark.parametrize("ipv6", [True])
+    @pytest.mark.parametrize("version", [4, 6])
+    @pytest.mark.parametrize("protocol", ["udp", "sctp"])
+    def test_flows_of_both_families(self, sandbox, version, protocol):
+        one, two, peer, everywhere = {
+            4: (HOST, HOST_SECOND, CLIENT, "0.0.0.0"),
+            6: (HOST6, HOST6_SECOND, CLIENT6, "::"),
+        }[version]
+        with sandbox.host.server(protocol, 53, everywhere) as server:
+            assert sandbox.client.ask(protocol, two, 53) == b"host\n"
+            with sandbox.client.flow(protocol, one, 53, sport=4000) as flow:
+                assert [flow.ask(b"1"), flow.ask(b"2")] == [b"host\n1", b"host\n2"]
+            assert server.peers[1:] == [(peer, 4000)] * 2
+            assert server.received == [b"", b"1", b"2"]
+        assert sandbox.client.ask(protocol, one, 53, timeout=0.1) is None
+
+    def test_an_sctp_answer_counts_only_from_where_it_was_asked(self, sandbox):
+        with sandbox.host.sctp_server(80) as server, sandbox.client.sctp_flow(HOST, 80) as flow:
+            assert flow.ask() == b"host\nhello\n"
+            forge = f"ip protocol sctp notrack ip saddr set {HOST_SECOND}"
+            chain = "add chain ip t c { type filter hook output priority raw; }"
+            sandbox.host.run(lambda: nft("add table ip t", chain, f"add rule ip t c {forge}"))
+            assert flow.ask(timeout=0.1) is None
+            assert server.peers == [(CLIENT, flow.sport)] * 2
+
     def test_a_source_address_can_be_chosen(self, sandbox):
         with sandbox.internet.tcp_server(80) as server:
             assert sandbox.host.tcp(SERVER, 80, source=HOST_SECOND)
@@ -205,6 +232,11 @@ class TestTraffic:
             sandbox.host.run(lambda: 1 // 0)
 
 
+def nft(*commands):
+    with Libnftables() as library:
+        library.run("\n".join(commands))
+
+
 class TestSnapshot:
     @pytest.mark.parametrize("forward_policy", ["ACCEPT"])
     def test_a_table_that_was_only_looked_at_is_no_difference(self, sandbox):
@@ -213,6 +245,13 @@ class TestSnapshot:
         assert before.difference(snapshot(sandbox)) == ""
         sandbox.host.exec(["iptables-legacy", "-t", "nat", "-N", "LEFT"])
         assert before.difference(snapshot(sandbox)).splitlines()[-1] == "  + iptables -t nat :LEFT -"
+
+    def test_it_shows_what_nftables_holds(self, sandbox):
+        before = snapshot(sandbox)
+        sandbox.host.run(lambda: nft("add table ip6 left", "add chain ip6 left way"))
+        assert [line for line in before.difference(snapshot(sandbox)).splitlines() if "way" in line]
+        sandbox.host.run(lambda: nft("delete table ip6 left"))
+        assert before.difference(snapshot(sandbox)) == ""
 
     def test_traffic_is_no_difference(self, sandbox):
         before = snapshot(sandbox)

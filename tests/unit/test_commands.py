@@ -15,6 +15,7 @@ from app.model.state import Attachment, Bridge, DefaultRoute, ForeignLink, HostP
 
 RED = NetnsRef(NetnsKind.NAME, "red")
 ONE, TWO = ip_interface("10.0.0.1/24"), ip_interface("10.0.0.2/24")
+ONE6 = ip_interface("fd00::1/64")
 BRIDGE = Bridge("7", "web", "02:00:00:00:00:01", 1500, frozenset({ONE}), ipv6=False)
 VETH = Attachment(
     owner="8",
@@ -30,6 +31,7 @@ VETH = Attachment(
     hairpin=True,
 )
 ROUTE = DefaultRoute("8", RED, "name:red", ip_address("10.0.0.1"), "eth0")
+ROUTE6 = DefaultRoute("8", RED, "name:red", ip_address("fd00::1"), "eth0")
 PORT = HostPort("9", Protocol.TCP, ip_address("0.0.0.0"), 80)
 LOCALNET = Sysctl("7", "net/ipv4/conf/a.b/route_localnet", "1")
 
@@ -44,6 +46,7 @@ CASES = [
         [
             "ip link add web address 02:00:00:00:00:01 mtu 1500 type bridge",
             "ip link set web alias bridgehead:7",
+            "sysctl -w net.ipv6.conf.web.disable_ipv6=1",
             "ip address add 10.0.0.1/24 dev web",
             "ip link set web up",
         ],
@@ -60,15 +63,52 @@ CASES = [
         VETH,
         [
             "ip link add veth8 mtu 1500 master web type veth peer name eth0 address 02:00:00:00:00:02 netns red",
-            "ip link set veth8 alias bridgehead:8 up",
+            "ip link set veth8 alias bridgehead:8",
+            "sysctl -w net.ipv6.conf.veth8.disable_ipv6=1",
             "bridge link set dev veth8 hairpin on",
+            "ip link set veth8 up",
+            "ip netns exec red sysctl -w net.ipv6.conf.eth0.disable_ipv6=1",
             "ip -n red address add 10.0.0.2/24 dev eth0",
             "ip -n red link set eth0 up",
         ],
     ),
     (VETH, None, ["ip link delete veth8"]),
     (VETH, replace(VETH, hairpin=False), ["bridge link set dev veth8 hairpin off"]),
-    (VETH, replace(VETH, bridge="db"), ["ip link set veth8 master db"]),
+    (VETH, replace(VETH, bridge="db"), ["ip link set veth8 master db", "bridge link set dev veth8 hairpin on"]),
+    (VETH, replace(VETH, isolated=True), ["bridge link set dev veth8 isolated on"]),
+    (
+        VETH,
+        replace(VETH, locked=True),
+        [
+            "bridge fdb replace 02:00:00:00:00:02 dev veth8 master static sticky",
+            "bridge link set dev veth8 learning off locked on",
+        ],
+    ),
+    (
+        replace(VETH, locked=True),
+        VETH,
+        [
+            "bridge link set dev veth8 learning on locked off",
+            "bridge fdb delete 02:00:00:00:00:02 dev veth8 master",
+        ],
+    ),
+    (
+        None,
+        replace(BRIDGE, addresses=frozenset({ONE, ONE6}), ipv6=True),
+        [
+            "ip link add web address 02:00:00:00:00:01 mtu 1500 type bridge",
+            "ip link set web alias bridgehead:7",
+            *(
+                f"sysctl -w net.ipv6.conf.web.{key}=0"
+                for key in ("accept_ra", "autoconf", "accept_dad", "dad_transmits", "addr_gen_mode", "disable_ipv6")
+            ),
+            "ip address add 10.0.0.1/24 dev web",
+            "ip address add fd00::1/64 dev web nodad",
+            "ip link set web up",
+        ],
+    ),
+    (None, ROUTE6, ["ip -n red -6 route replace default via fd00::1 dev eth0"]),
+    (ROUTE6, None, ["ip -n red -6 route delete default via fd00::1 dev eth0"]),
     (VETH, replace(VETH, addresses=frozenset()), ["ip -n red address delete 10.0.0.2/24 dev eth0"]),
     (None, ROUTE, ["ip -n red route replace default via 10.0.0.1 dev eth0"]),
     (ROUTE, None, ["ip -n red route delete default via 10.0.0.1 dev eth0"]),

@@ -1,7 +1,11 @@
 """From observed to desired, and back."""
 
+from dataclasses import replace
+from ipaddress import ip_address
+
 from hypothesis import given
 from items import item, states
+from test_executor import FORWARD, POLICY, ROUTE, VETH
 
 from app.model.commands import commands
 from app.model.ops import Op
@@ -13,15 +17,15 @@ from app.model.state import (
     ForeignLink,
     HostPort,
     Netns,
-    NetworkPolicy,
-    PortForward,
     SourceGuard,
     Sysctl,
     TrafficItem,
 )
-from app.planner.diff import diff
+from app.planner.diff import diff, inverse
 
 LINKS = Bridge | Attachment
+SYSCTL = Sysctl("7", "net/ipv4/conf/web/route_localnet", "1")
+GUARD = SourceGuard("8", VETH.host_ifname, VETH.mac, frozenset({ip_address("10.0.0.2")}))
 
 
 def applied(state, ops):
@@ -47,9 +51,11 @@ def test_the_operations_lead_to_what_is_desired(desired, observed):
 
 
 @given(states, states)
-def test_the_inverses_in_reverse_lead_back(desired, observed):
+def test_the_inverses_lead_back_wherever_it_stopped(desired, observed):
     ops = diff(desired, observed)
-    assert applied(applied(observed, ops), [op.inverse for op in reversed(ops)]) == observed
+    for number in range(len(ops) + 1):
+        done = ops[:number]
+        assert applied(applied(observed, done), inverse(done)) == observed
 
 
 @given(states)
@@ -66,37 +72,54 @@ def before(ops, first, second, *, removing):
     return not ones or not others or max(ones) < min(others)
 
 
-@given(states, states)
-def test_the_order_up(desired, observed):
-    ops = diff(desired, observed)
-    for first, second in (
-        (HostPort, FirewallItem),
-        (FirewallItem, LINKS | Sysctl | DefaultRoute),
-        (Netns, Attachment),
-        (Bridge, Sysctl),
-        (Bridge, Attachment),
-        (Attachment, DefaultRoute),
-    ):
-        assert before(ops, first, second, removing=False)
+UP = (
+    (HostPort, FirewallItem),
+    (FirewallItem, LINKS | Sysctl | DefaultRoute),
+    (Netns, Attachment),
+    (Bridge, Sysctl),
+    (Bridge, Attachment),
+    (Attachment, DefaultRoute),
+)
+DOWN = (
+    (TrafficItem, LINKS | ForeignLink | DefaultRoute),
+    (Attachment, SourceGuard),
+    (FirewallItem, HostPort),
+    (DefaultRoute, Attachment),
+    (Attachment, Bridge),
+    (Attachment, Netns),
+)
 
 
 @given(states, states)
-def test_the_order_down(desired, observed):
-    ops = diff(desired, observed)
-    for first, second in (
-        (TrafficItem, LINKS | ForeignLink | DefaultRoute),
-        (PortForward, Sysctl),
-        (Sysctl, NetworkPolicy),
-        (Attachment, SourceGuard),
-        (FirewallItem, HostPort),
-        (DefaultRoute, Attachment),
-        (Attachment, Bridge),
-        (Attachment, Netns),
-        (Sysctl, Bridge),
-    ):
-        assert before(ops, first, second, removing=True)
-    goes = [op.after is None for op in ops]
-    assert goes == sorted(goes, reverse=True)
+def test_the_order_forth_and_back(desired, observed):
+    forth = diff(desired, observed)
+    for ops in (forth, inverse(forth)):
+        assert all(before(ops, first, second, removing=False) for first, second in UP)
+        assert all(before(ops, first, second, removing=True) for first, second in DOWN)
+        goes = [op.after is None for op in ops]
+        assert goes == sorted(goes, reverse=True)
+
+
+@given(states, states)
+def test_route_localnet_goes_first_and_forwarding_last(desired, observed):
+    gone = [op.item for op in diff(desired, observed) if op.after is None]
+    forwarding = [number for number, one in enumerate(gone) if isinstance(one, Sysctl) and "forward" in one.path]
+    localnet = [number for number, one in enumerate(gone) if isinstance(one, Sysctl) and "localnet" in one.path]
+    assert localnet == list(range(len(localnet)))
+    assert forwarding == list(range(len(gone) - len(forwarding), len(gone)))
+
+
+def test_traffic_rules_go_in_one_change_and_a_guard_after_its_port():
+    state = {one.key: one for one in (SYSCTL, POLICY, FORWARD, VETH, GUARD)}
+    assert [op.item for op in diff({}, state)] == [SYSCTL, FORWARD, POLICY, VETH, GUARD]
+    assert [op.item for op in diff(state, {})] == [POLICY, FORWARD, GUARD, SYSCTL, VETH]
+
+
+def test_a_route_that_moved_is_taken_back_after_its_link_is_there_again():
+    moved = replace(ROUTE, ifname="eth1")
+    ops = diff({ROUTE.key: moved}, {ROUTE.key: ROUTE, VETH.key: VETH})
+    assert [op.item for op in ops] == [VETH, moved]
+    assert [op.item for op in inverse(ops)] == [VETH, ROUTE]
 
 
 @given(states, states)

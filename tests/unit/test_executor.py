@@ -8,7 +8,7 @@ import pytest
 
 from app.kernel.fake import FakeKernel
 from app.kernel.fakeworld import Route
-from app.model.errors import KernelRefused
+from app.model.errors import KernelRefused, NamespaceMissing
 from app.model.ops import Op
 from app.model.spec import NetnsKind, NetnsRef, Protocol
 from app.model.state import Attachment, Bridge, DefaultRoute, HostPort, Netns, NetworkPolicy, PortForward, state_of
@@ -170,3 +170,66 @@ def test_making_twice_is_refused_by_the_kernel(kernel):
     kernel.add_namespace("red")
     with pytest.raises(KernelRefused, match="ENODEV"):
         kernel.apply(Op(None, replace(VETH, bridge="nope")))
+
+
+def test_a_route_that_moved_comes_back_with_its_link(executor, kernel):
+    second = replace(
+        VETH,
+        owner="9",
+        host_ifname="veth9",
+        ifname="eth1",
+        mac="02:00:00:00:00:03",
+        addresses=frozenset({ip_interface("10.0.0.3/24")}),
+    )
+    state = ALL | state_of(second)
+    executor.run(diff(state, {}))
+    before = kernel.snapshot()
+    moved = replace(ROUTE, owner="9", ifname="eth1")
+    done = executor.run([Op(VETH, None), Op(ROUTE, moved)]).done
+    executor.undo(done)
+    assert kernel.snapshot() == before
+    assert not executor.stuck
+
+
+def test_an_undo_goes_on_past_what_nobody_expected(executor, kernel, rules):
+    done = executor.run(diff(ALL, {})).done
+    kernel.refuse(lambda op: isinstance(op.item, Attachment), OSError(errno.EIO, "I/O error"))
+    executor.undo(done)
+    assert executor.stuck
+    assert "web" not in kernel.host.links
+    assert rules.items == {}
+
+
+def test_healing_goes_on_past_what_nobody_expected(executor, kernel):
+    kernel.refuse(lambda op: isinstance(op.item, HostPort), OSError(errno.EIO, "I/O error"))
+    outcome = executor.run_each(diff(ALL, {}))
+    assert [op.item for op, _refusal in outcome.refused] == [PORT]
+    assert "I/O error" in outcome.refused[0][1].detail
+    assert len(outcome.done) == len(ALL) - 1
+
+
+@pytest.mark.parametrize("kind", [Netns, Attachment, DefaultRoute])
+def test_a_namespace_that_is_gone_is_fatal_to_its_own_object_only(executor, kernel, kind):
+    kernel.refuse(lambda op: isinstance(op.item, kind), NamespaceMissing("process 5 has ended"))
+    before = kernel.snapshot()
+    with pytest.raises(NamespaceMissing):
+        executor.run(diff(ALL, {}), own="8")
+    assert kernel.snapshot() == before
+    outcome = executor.run(diff(ALL, {}), own="7")
+    assert kind in [type(op.item) for op, _refusal in outcome.refused]
+    assert "web" in kernel.host.links
+
+
+def test_another_object_s_refusal_is_fatal_where_nothing_is_gone(executor, kernel):
+    fails(kernel, Attachment)
+    with pytest.raises(KernelRefused, match="EPERM"):
+        executor.run(diff(ALL, {}), own="7")
+
+
+def test_flows_that_cannot_be_forgotten_are_told(executor, kernel):
+    def broken(_forwards):
+        raise OSError(errno.EIO, "I/O error")
+
+    kernel.flush = broken
+    executor.flush([FORWARD])
+    assert executor.stuck

@@ -159,3 +159,48 @@ def test_keys_sort_as_addresses_of_a_version_do(values):
 @given(addresses)
 def test_keys_are_of_one_width(address):
     assert len(key_of(address)) == 32
+
+
+networks6 = st.builds(
+    lambda value, prefix: ip_network((value >> (128 - prefix) << (128 - prefix), prefix)),
+    st.integers(int(ip_address("fd00::")), int(ip_address("fd00::ffff"))),
+    st.integers(120, 128),
+)
+
+
+@given(networks6)
+def test_bounds_of_ipv6_leave_out_the_anycast_address_alone(network):
+    first, last = ipam.bounds(network)
+    usable = [one for one in network if network.prefixlen >= 127 or one != network.network_address]
+    assert (first, last) == (int(usable[0]), int(usable[-1]))
+    assert ipam.size(network) == len(usable)
+
+
+@given(networks6, st.sets(st.integers(0, 255)), st.none() | st.integers(0, 255))
+def test_next_free_of_ipv6_equals_brute_force(network, offsets, cursor):
+    base = int(network.network_address)
+    taken = {base + offset for offset in offsets}
+    at = base + cursor if cursor is not None else None
+    first, last = ipam.automatic_span(network, network)
+    assert ipam.next_free(first, last, at, taken_in(taken)) == brute(first, last, at, taken)
+
+
+@given(st.integers(0, 2**64 - 2))
+def test_a_full_64_is_no_dearer(offset):
+    subnet = ip_network("fd00::/64")
+    first, last = ipam.automatic_span(subnet, subnet)
+    found = ipam.next_free(first, last, first + offset, taken_in({first + offset + 1}))
+    assert found == (first + offset + 2 if first + offset + 2 <= last else first)
+
+
+def test_unique_local_prefixes():
+    drawn = {ipam.random_ula() for _number in range(64)}
+    assert len(drawn) == 64
+    for one in drawn:
+        assert one.prefixlen == 64
+        assert one.network_address in ip_network("fd00::/8")
+
+
+def test_a_scoped_address_is_refused():
+    with pytest.raises(Invalid, match="'fe80::1%eth0' names an interface"):
+        ipam.parse_address("fe80::1%eth0", "host_ip")

@@ -147,7 +147,7 @@ def test_the_start_removes_what_no_row_wants(world):
     assert set(world.kernel.host.links) == {"lo"}
     assert world.kernel.names == {}
     assert world.rules.items == {}
-    assert world.kernel.sysctls == {"net/ipv4/ip_forward": "0"}
+    assert world.kernel.sysctls == FakeKernel().sysctls
 
 
 @pytest.mark.parametrize("kind", [Bridge, Attachment, DefaultRoute])

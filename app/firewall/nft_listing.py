@@ -1,0 +1,108 @@
+"""What libnftables lists of a table of ours, in the words of nft_rules; and what mends it where it differs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from typing import Any
+
+from app.firewall.nft_rules import TABLE, Element, Family, element_commands, layout
+
+Listing = list[dict[str, Any]]
+"""Objects as libnftables-json(5) has them: `{"table": {...}}`, `{"rule": {...}}`, without the header."""
+_ODD = ("?",)
+"""The value of an element with more to it than we give one, such as a timeout."""
+
+
+@dataclass(slots=True)
+class Table:
+    """A table in the kernel. definitions: of the table, its sets and chains; rules: by chain, in order."""
+
+    definitions: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
+    rules: dict[str, list[Any]] = field(default_factory=dict)
+    elements: set[Element] = field(default_factory=set)
+
+
+def table_of(family: Family, listing: Listing) -> Table:
+    """The listing of one table, without what differs from one making to the next."""
+    table = Table()
+    for entry in listing:
+        for kind, fields in entry.items():
+            plain = {key: value for key, value in fields.items() if key not in {"handle", "elem"}}
+            if kind == "rule":
+                table.rules.setdefault(plain.pop("chain"), []).append(plain)
+                continue
+            table.definitions[kind, plain["name"]] = plain
+            if kind in {"set", "map"} and plain["name"] in layout(family).containers:
+                table.elements.update(_elements(family, plain["name"], fields.get("elem", [])))
+    return table
+
+
+def _elements(family: Family, name: str, listed: list[Any]) -> Iterator[Element]:
+    container = layout(family).containers[name]
+    for one in listed:
+        key, value = one if container.value else (one, None)
+        odd = isinstance(key, dict) and "elem" in key
+        words = _words(container.key, key["elem"]["val"] if odd else key)
+        yield Element(family, name, words, _ODD if odd else _words(container.value, value))
+
+
+def _words(types: tuple[str, ...], listed: Any) -> tuple[str, ...]:
+    if not types:
+        return ()
+    parts = listed["concat"] if isinstance(listed, dict) and "concat" in listed else [listed]
+    return tuple(_word(kind, part) for kind, part in zip(types, parts, strict=True))
+
+
+def _word(kind: str, part: Any) -> str:
+    if isinstance(part, dict):
+        if "prefix" in part:
+            return f"{_word(kind, part['prefix']['addr'])}/{part['prefix']['len']}"
+        if "range" in part:
+            return "-".join(_word(kind, end) for end in part["range"])
+        return " ".join(str(word) for word in part)  # a verdict
+    if kind == "ipv6_addr":
+        return str(ip_address(part))  # C and Python write some of them differently
+    if kind.startswith("@"):
+        return f"0x{int(part, 16) if isinstance(part, str) else part:032x}"
+    return str(part)
+
+
+def mend(
+    family: Family, wanted: Iterable[Element], there: Table | None, reference: Table
+) -> tuple[list[str], list[str]]:
+    """Commands that bring a table to these elements, and what was wrong, one line each.
+
+    reference: the table as it is right after it was made.
+    """
+    elements, label = set(wanted), f"nftables table {family} {TABLE}"
+    making = [*layout(family).commands(), *element_commands("add", elements)]
+    removing = [f"delete table {family} {TABLE}"]
+    if there is None:
+        return (making, [f"{label} was missing"]) if elements else ([], [])
+    if not elements:
+        return removing, [f"{label} was left over"]
+    if there.definitions != reference.definitions:
+        names = {name for kind, name in there.definitions.keys() ^ reference.definitions.keys()}
+        return [*removing, *making], [f"{label}: not as wanted: {', '.join(sorted(names)) or 'definitions'}"]
+    commands, found = _mend_rules(family, there, reference, label)
+    surplus, missing = there.elements - elements, elements - there.elements
+    commands += [*element_commands("delete", surplus), *element_commands("add", missing)]
+    found += [*_said(label, "held", surplus), *_said(label, "lacked", missing)]
+    return commands, found
+
+
+def _said(label: str, verb: str, elements: set[Element]) -> Iterator[str]:
+    for name in sorted({one.container for one in elements}):
+        texts = sorted(one.text() for one in elements if one.container == name)
+        more = f" and {len(texts) - 1} more" if len(texts) > 1 else ""
+        yield f"{label}: {name} {verb} {texts[0]}{more}"
+
+
+def _mend_rules(family: Family, there: Table, reference: Table, label: str) -> tuple[list[str], list[str]]:
+    wrong = [name for name in layout(family).chains if there.rules.get(name) != reference.rules.get(name)]
+    commands = [
+        line for name in wrong for line in (f"flush chain {family} {TABLE} {name}", *layout(family).filling(name))
+    ]
+    return commands, [f"{label}: chain {name} was not as wanted" for name in wrong]

@@ -1,0 +1,119 @@
+"""What is there of what is wanted, as it really is; and what bears our mark and is wanted by nobody."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from app.kernel.mirror import HostMirror
+from app.kernel.namespaces import KnownNamespaces, Namespaces, opened
+from app.kernel.netlink import Rtnl
+from app.kernel.settings import ipv6_is_on
+from app.kernel.wire import ADDRESS_PROTOCOL, ROUTE_PROTOCOL, Link
+from app.model.errors import NamespaceMissing
+from app.model.state import Attachment, Bridge, DefaultRoute, ForeignLink, IPInterface, Item, Netns
+
+_StaticFdb = set[tuple[int, str]]
+
+
+class Observer:
+    """Reads links, namespaces and routes back. Belongs to the thread that makes it."""
+
+    def __init__(self, rtnl: Rtnl, mirror: HostMirror, namespaces: Namespaces, known: KnownNamespaces) -> None:
+        self._rtnl = rtnl
+        self._mirror = mirror
+        self._namespaces = namespaces
+        self._known = known
+
+    def namespaces(self, wanted: Sequence[Item]) -> list[Netns]:
+        """Those that we made, and those wanted that are there."""
+        found = [Netns(name, owner) for name, owner in self._namespaces.marked()]
+        marked = {item.key for item in found}
+        return found + [
+            item
+            for item in wanted
+            if isinstance(item, Netns) and item.key not in marked and self._namespaces.exists(item.name)
+        ]
+
+    def links(self, wanted: Sequence[Item]) -> Iterator[Bridge | Attachment | ForeignLink]:
+        """Every link that bears our mark."""
+        bridges = {item.name: item for item in wanted if isinstance(item, Bridge)}
+        veths = {item.host_ifname: item for item in wanted if isinstance(item, Attachment)}
+        links = [link for link in self._mirror.links() if link.is_ours]
+        locks = any(item.locked for item in veths.values()) or any(link.locked or not link.learning for link in links)
+        static = self._rtnl.static_fdb() if locks else set()
+        for link in links:
+            owner = link.owner or ""
+            bridge, veth = bridges.get(link.name), veths.get(link.name)
+            if bridge is not None and (bridge.owner, "bridge") == (owner, link.kind):
+                yield self._bridge(bridge, link)
+            elif veth is not None and (veth.owner, "veth") == (owner, link.kind):
+                yield self._attachment(veth, link, static) or ForeignLink(owner, link.name)
+            else:
+                yield ForeignLink(owner, link.name)
+
+    def _bridge(self, wanted: Bridge, link: Link) -> Bridge:
+        held, ours = self._mirror.addresses_of(link.index), self._mirror.own_addresses_of(link.index)
+        return replace(
+            wanted,
+            mac=link.mac,
+            mtu=link.mtu,
+            # an address that bears no mark of ours is somebody's, in whatever subnet
+            addresses=frozenset(held & wanted.addresses | ours),
+            ipv6=ipv6_is_on(link.name),
+            up=link.up,
+        )
+
+    def _attachment(self, wanted: Attachment, link: Link, static: _StaticFdb) -> Attachment | None:
+        """None where the other end is not where it should be: the pair is made anew."""
+        try:
+            with opened(wanted.netns) as netns:
+                with self._namespaces.inside(netns):
+                    ipv6, inner = ipv6_is_on(wanted.ifname), Rtnl(str(wanted.netns))
+                with inner:
+                    self._known.remember(netns, wanted.netns, wanted.namespace_key)
+                    peer = inner.link(wanted.ifname)
+                    if peer is None or peer.mac != wanted.mac or peer.index != link.peer_index:
+                        return None
+                    addresses = _addresses(inner, peer.index, wanted)
+        except NamespaceMissing:
+            return None
+        return replace(
+            wanted,
+            bridge=self._mirror.name_of(link.master) if link.master is not None else "",
+            mtu=min(link.mtu, peer.mtu),
+            addresses=addresses,
+            ipv6=ipv6,
+            hairpin=link.hairpin,
+            isolated=link.isolated,
+            locked=_is_locked(wanted, link, static),
+            up=link.up and peer.up,
+        )
+
+    def routes(self, wanted: Sequence[Item]) -> Iterator[DefaultRoute]:
+        """Our default routes in the namespaces that have endpoints, wanted or not."""
+        namespaces = {item.namespace_key: item for item in wanted if isinstance(item, Attachment)}
+        for key, member in namespaces.items():
+            try:
+                with opened(member.netns) as netns, self._namespaces.rtnl(netns, str(member.netns)) as inner:
+                    for route in inner.routes():
+                        if route.destination is None and route.protocol == ROUTE_PROTOCOL and route.via is not None:
+                            link = inner.link(index=route.oif or 0)
+                            name = link.name if link is not None else ""
+                            yield DefaultRoute(member.owner, member.netns, key, route.via, name)
+            except NamespaceMissing:
+                continue
+
+
+def _addresses(inner: Rtnl, index: int, wanted: Attachment) -> frozenset[IPInterface]:
+    return frozenset(
+        address
+        for held_by, address, protocol in inner.marked_addresses()
+        if held_by == index and (address in wanted.addresses or protocol == ADDRESS_PROTOCOL)
+    )
+
+
+def _is_locked(wanted: Attachment, link: Link, static: _StaticFdb) -> bool:
+    """A port is as wanted in all parts of it, or as not wanted: then all of them are set again."""
+    parts = (link.locked, not link.learning, (link.index, wanted.mac) in static)
+    return all(parts) if wanted.locked else any(parts)

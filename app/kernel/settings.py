@@ -1,0 +1,42 @@
+"""Settings of single links, which go with the link: no ledger keeps their former values."""
+
+from __future__ import annotations
+
+from app.kernel import sysctl
+
+_IPV6 = {
+    # nobody's router advertisement counts here, and an address is usable at once
+    "accept_ra": "0",
+    "autoconf": "0",
+    "accept_dad": "0",
+    "dad_transmits": "0",
+    # the link-local address is that of the MAC, which spoof_protection lets pass
+    "addr_gen_mode": "0",
+    "disable_ipv6": "0",
+}
+_STRICT, _LOOSE = "1", "2"
+
+
+def set_ipv6(ifname: str, *, on: bool) -> None:
+    """IPv6 as on a link that has a subnet for it; off without. A kernel without IPv6 has nothing to turn off."""
+    for key, value in (_IPV6 if on else {"disable_ipv6": "1"}).items():
+        path = f"net/ipv6/conf/{ifname}/{key}"
+        if sysctl.read(path) not in (None, value):
+            sysctl.write(path, value)
+
+
+def ipv6_is_on(ifname: str) -> bool:
+    """Whether the link has IPv6, in the calling thread's namespace."""
+    return sysctl.read(f"net/ipv6/conf/{ifname}/disable_ipv6") == "0"
+
+
+def filters_strictly(ifname: str) -> bool:
+    """Whether reverse path filtering is strict on a link: the kernel takes the higher of `all` and its own."""
+    values = (sysctl.read(f"net/ipv4/conf/{name}/rp_filter") or "0" for name in ("all", ifname))
+    return max(values) == _STRICT
+
+
+def loosen_filter(ifname: str) -> None:
+    """Loose reverse path filtering where it is strict: what enters by one link may be answered by another."""
+    if filters_strictly(ifname):
+        sysctl.write(f"net/ipv4/conf/{ifname}/rp_filter", _LOOSE)

@@ -1,0 +1,187 @@
+"""The host's settings: set when needed, put back when not, with all that the kernel rewrites beside them."""
+
+import json
+import socket
+import struct
+from functools import partial
+
+import pytest
+from driven import driven, setting
+
+from app.sandbox import GATEWAY6, eventually
+
+FORWARD4, FORWARD6 = "net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"
+
+
+@pytest.fixture
+def forward_policy():
+    return "ACCEPT"
+
+
+@pytest.fixture
+def ipv6():
+    return True
+
+
+@pytest.fixture
+def kernel(sandbox, tmp_path):
+    with driven(sandbox, tmp_path) as made:
+        yield made
+
+
+def advertise(sandbox):
+    """The internet's router says so to the host, whose default route it becomes."""
+    host = sandbox.host
+    host.exec(["ip", "-6", "route", "delete", "default"])
+    host.write_sysctl("net/ipv6/conf/eth0/accept_ra", 1)
+
+    def send():
+        with socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6) as sender:
+            sender.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 255)
+            index = socket.if_nametoindex("wan0")
+            sender.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, index)
+            sender.sendto(struct.pack("!BBHBBHII", 134, 0, 0, 64, 0, 1800, 0, 0), ("ff02::1", 0, 0, index))
+
+    def arrived():
+        sandbox.internet.run(send)
+        return host.default_route(6)
+
+    assert eventually(arrived)
+
+
+def test_ipv6_forwarding_keeps_the_route_that_the_host_learnt(sandbox, kernel):
+    host = sandbox.host
+    host.write_sysctl("net/ipv6/conf/lo/forwarding", 1)
+    advertise(sandbox)
+    learnt = host.default_route(6)
+    paths = ("net/ipv6/conf/lo/forwarding", "net/ipv6/conf/eth0/forwarding", "net/ipv6/conf/default/forwarding")
+    before = {path: host.sysctl(path) for path in paths}
+    kernel.make(setting(FORWARD6))
+    assert host.sysctl(FORWARD6) == "1"
+    assert host.sysctl("net/ipv6/conf/eth0/accept_ra") == "2"
+    assert host.sysctl("net/ipv6/conf/lo/accept_ra") == "1"
+    assert host.default_route(6) == learnt
+    assert list(kernel.observe(setting(FORWARD6)).values()) == [setting(FORWARD6)]
+    assert list(kernel.observe().values()) == [setting(FORWARD6)]
+    kernel.remove(setting(FORWARD6))
+    assert host.sysctl(FORWARD6) == "0"
+    assert host.sysctl("net/ipv6/conf/eth0/accept_ra") == "1"
+    assert {path: host.sysctl(path) for path in paths} == before
+    assert host.default_route(6) == learnt
+
+
+@pytest.mark.parametrize("accepting", ["0", "1", "2"])
+def test_only_who_learns_its_route_and_takes_it_by_itself_is_told_to_go_on(sandbox, kernel, accepting):
+    host = sandbox.host
+    host.exec(["ip", "-6", "route", "delete", "default"])
+    host.exec(["ip", "-6", "route", "add", "default", "via", GATEWAY6, "dev", "eth0", "proto", "ra"])
+    host.write_sysctl("net/ipv6/conf/eth0/accept_ra", accepting)
+    kernel.make(setting(FORWARD6))
+    assert host.sysctl("net/ipv6/conf/eth0/accept_ra") == ("2" if accepting == "1" else accepting)
+    kernel.remove(setting(FORWARD6))
+    assert host.sysctl("net/ipv6/conf/eth0/accept_ra") == accepting
+
+
+def test_the_former_values_outlive_the_daemon(sandbox, tmp_path):
+    advertise(sandbox)
+    with driven(sandbox, tmp_path) as kernel:
+        kernel.make(setting(FORWARD6))
+    with driven(sandbox, tmp_path) as kernel:
+        assert list(kernel.observe().values()) == [setting(FORWARD6)]
+        kernel.remove(setting(FORWARD6))
+    assert sandbox.host.sysctl("net/ipv6/conf/eth0/accept_ra") == "1"
+    assert not (tmp_path / "sysctl.json").exists()
+
+
+def test_a_file_of_an_older_daemon_is_understood(sandbox, tmp_path):
+    with driven(sandbox, tmp_path) as kernel:
+        kernel.make(setting(FORWARD4))
+    file = tmp_path / "sysctl.json"
+    kept = json.loads(file.read_text())
+    kept["changed"] = {path: values[:3] for path, values in kept["changed"].items()}
+    file.write_text(json.dumps(kept))
+    with driven(sandbox, tmp_path) as kernel:
+        kernel.remove(setting(FORWARD4))
+    assert sandbox.host.sysctl(FORWARD4) == "0"
+
+
+# --- who depends on it
+
+
+def foreign_bridge(sandbox, address="10.88.0.1/16"):
+    sandbox.host.add_bridge("cni0")
+    other = sandbox.add_netns("pod")
+    sandbox.host.add_veth("vethpod", "eth0", other, master="cni0")
+    sandbox.host.exec(["ip", "address", "add", address, "dev", "cni0"])
+
+
+def routed_pod(sandbox, address="10.88.0.2/32"):
+    other = sandbox.add_netns("pod")
+    sandbox.host.add_veth("cali1", "eth0", other)
+    sandbox.host.exec(["ip", "route", "add", address, "dev", "cali1"])
+
+
+@pytest.mark.parametrize(
+    ("path", "arrive"),
+    [
+        (FORWARD4, foreign_bridge),
+        (FORWARD4, routed_pod),
+        (FORWARD6, partial(foreign_bridge, address="fd88::1/64")),
+        (FORWARD6, partial(routed_pod, address="fd88::2/128")),
+    ],
+)
+def test_forwarding_stays_where_somebody_came_to_depend_on_it(sandbox, kernel, path, arrive, caplog):
+    caplog.set_level("INFO")
+    kernel.make(setting(path))
+    arrive(sandbox)
+    kernel.remove(setting(path))
+    assert sandbox.host.sysctl(path) == "1"
+    assert "forwards by it" in caplog.text
+    assert kernel.observe() == {}
+
+
+@pytest.mark.parametrize("path", [FORWARD4, FORWARD6])
+def test_forwarding_goes_where_others_did_without_it(sandbox, kernel, path):
+    foreign_bridge(sandbox)
+    sandbox.host.exec(["ip", "address", "add", "fd88::1/64", "dev", "cni0"])
+    kernel.make(setting(path))
+    sandbox.host.add_bridge("idle")
+    sandbox.host.exec(["ip", "address", "add", "10.87.0.1/16", "dev", "idle"])
+    kernel.remove(setting(path))
+    assert sandbox.host.sysctl(path) == "0"
+
+
+# --- reverse path filter
+
+
+@pytest.mark.parametrize(
+    ("everywhere", "own", "wanted"),
+    [("0", "0", "0"), ("1", "0", "2"), ("0", "1", "2"), ("2", "1", "1"), ("2", "0", "0")],
+)
+def test_a_strict_filter_is_loosened_and_no_other(sandbox, kernel, everywhere, own, wanted):
+    host, path = sandbox.host, "net/ipv4/conf/br9/rp_filter"
+    host.add_bridge("br9")
+    host.write_sysctl("net/ipv4/conf/all/rp_filter", everywhere)
+    host.write_sysctl(path, own)
+    loose = setting(path, "2")
+    kernel.make(loose)
+    assert host.sysctl(path) == wanted
+    assert kernel.is_kept(loose)
+    if wanted != "2":
+        host.write_sysctl("net/ipv4/conf/all/rp_filter", 1)
+        host.write_sysctl(path, 0)
+        assert not kernel.is_kept(loose)
+        kernel.repair(loose)
+        own = "0"
+    assert host.sysctl(path) == "2"
+    kernel.remove(loose)
+    assert host.sysctl(path) == own
+
+
+def test_a_setting_that_went_with_its_link_is_forgotten(sandbox, kernel):
+    host, path = sandbox.host, "net/ipv4/conf/br9/route_localnet"
+    host.add_bridge("br9")
+    kernel.make(setting(path))
+    host.delete_link("br9")
+    kernel.remove(*kernel.observe().values())
+    assert kernel.observe() == {}

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Protocol
 
 from fastapi import Depends, Query, Request
 
+from app.model.access import DAEMON, Principal
 from app.model.errors import Invalid
 from app.model.host import FirewallReport, HostFacts
 from app.services.catalog import Catalog
@@ -36,23 +37,30 @@ class Submitter(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """Reads come from the catalog, changes go to the worker."""
+    """Reads come from the catalog, changes go to the worker, in the name of whoever asks."""
 
     catalog: Catalog
     worker: Submitter
     database_writable: Callable[[], bool]
     firewall: str
+    principal: Principal = DAEMON
 
     async def change(self, service: Callable[[Context], Change]) -> Any:
         """The change's subject, once kernel and database have it. Raises what refused it."""
-        return await asyncio.wrap_future(self.worker.submit(service))
+        principal = self.principal
+
+        def asked(context: Context) -> Change:
+            return replace(service(replace(context, principal=principal)), by=principal)
+
+        return await asyncio.wrap_future(self.worker.submit(asked))
 
 
 def _backend(request: Request) -> Backend:
     found = request.app.state.backend
     if not isinstance(found, Backend):
         raise TypeError("the application was made without a backend")
-    return found
+    principal = request.scope.get("state", {}).get("principal")
+    return found if principal is None else replace(found, principal=principal)
 
 
 def known_query(request: Request) -> None:

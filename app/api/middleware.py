@@ -1,36 +1,33 @@
-"""What stands before the routes: bounds on bodies and rates, the Host header, and who it is that asks."""
+"""Bounds on what clients may make us do: bodies, rates, how many requests at once; and the gate of a shutdown."""
 
 from __future__ import annotations
 
+import asyncio
+import re
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Collection
-from ipaddress import ip_address
+from collections.abc import Callable
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api import problems
-from app.model.access import Principal, Role
-from app.model.errors import (
-    BodyTooLarge,
-    BridgeheadError,
-    Forbidden,
-    Misdirected,
-    TooManyRequests,
-    Unauthorized,
-)
+from app.api.guards import SAFE_METHODS
+from app.model.errors import BodyTooLarge, BridgeheadError, Invalid, ShuttingDown, TooManyRequests, TooSlow
 
 BODY_MAX = 1 << 20
 """Bytes."""
+BODY_WITHIN = 30.0
+"""Seconds that a client has for its body."""
+DEPTH_MAX = 32
+"""Arrays and objects of a body's JSON within one another."""
 _BUCKETS_MAX = 1024
-_SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
-_OPEN_PATHS = ("/healthz", "/openapi.json", "/docs")
-"""Answered without a token: they tell nothing of this host."""
+_TOKENS = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)|[\[\]{}]', re.DOTALL)
+"""A string, also one that has no end, so that no input is walked twice; or a bracket."""
 
 
 class BodyLimit:
-    """Reads the body, up to the bound, before the application sees the request."""
+    """Reads the body, up to the bounds, before the application sees the request."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -39,10 +36,15 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        body = await _read(scope, receive)
-        if body is None:
-            too_large = BodyTooLarge(f"the body is larger than {BODY_MAX} bytes, the most that is taken")
-            await problems.response(too_large)(scope, receive, send)
+        try:
+            async with asyncio.timeout(BODY_WITHIN):
+                body = await _read(scope, receive)
+            _check_depth(scope, body)
+        except TimeoutError:
+            await _refuse(TooSlow(f"the body was not there within {BODY_WITHIN:g} seconds"), scope, receive, send)
+            return
+        except BridgeheadError as refusal:
+            await _refuse(refusal, scope, receive, send)
             return
         if body:
             # every body is JSON, whatever `curl -d` calls it
@@ -59,11 +61,19 @@ class BodyLimit:
         await self._app(scope, replay, send)
 
 
-async def _read(scope: Scope, receive: Receive) -> bytes | None:
-    """The body, None where it is too large."""
+async def _refuse(refusal: BridgeheadError, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answers, and closes: the rest of a body is not waited for."""
+    answer = problems.response(refusal)
+    answer.headers["Connection"] = "close"
+    await answer(scope, receive, send)
+
+
+async def _read(scope: Scope, receive: Receive) -> bytes:
+    """The body. Raises BodyTooLarge."""
+    too_large = BodyTooLarge(f"the body is larger than {BODY_MAX} bytes, the most that is taken")
     declared = Headers(scope=scope).get("content-length", "0")
     if declared.isdigit() and int(declared) > BODY_MAX:
-        return None
+        raise too_large
     parts: list[bytes] = []
     size, more = 0, True
     while more:
@@ -73,108 +83,25 @@ async def _read(scope: Scope, receive: Receive) -> bytes | None:
         parts.append(message.get("body", b""))
         size += len(parts[-1])
         if size > BODY_MAX:
-            return None
+            raise too_large
         more = message.get("more_body", False)
     return b"".join(parts)
 
 
-class PeerGuard:
-    """The unix socket's side: whoever may open it is trusted, and named by its process."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            peer = scope.get("state", {}).get("peer")
-            named = Principal("socket") if peer is None else Principal(f"uid {peer.uid} pid {peer.pid}", peer=peer)
-            scope.setdefault("state", {})["principal"] = named
-        await self._app(scope, receive, send)
-
-
-class TokenGuard:
-    """The TCP listener's side: lets requests pass that carry a token (RFC 6750) whose role allows them."""
-
-    def __init__(self, app: ASGIApp, find: Callable[[str], Principal | None]) -> None:
-        self._app = app
-        self._find = find
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            refused = self._refused(scope)
-            if refused is not None:
-                await problems.response(refused)(scope, receive, send)
-                return
-        await self._app(scope, receive, send)
-
-    def _refused(self, scope: Scope) -> BridgeheadError | None:
-        path = scope["path"]
-        if path in _OPEN_PATHS or path.startswith("/docs/"):
-            return None
-        scheme, _space, token = Headers(scope=scope).get("authorization", "").partition(" ")
-        principal = self._find(token.strip()) if scheme.lower() == "bearer" else None
-        if principal is None:
-            return Unauthorized(
-                "this listener wants the header 'Authorization: Bearer TOKEN'; the token is in the file 'token' "
-                "of the daemon's state directory; the unix socket needs none"
-            )
-        if principal.role is Role.READ and scope["method"] not in _SAFE_METHODS:
-            return Forbidden(f"{principal.name} has the role 'read': it may look and not {scope['method']}")
-        scope.setdefault("state", {})["principal"] = principal
-        return None
-
-
-class HostGuard:
-    """Refuses what a browser sends under a name that somebody else points at us (DNS rebinding).
-
-    names: which the Host header may carry beside the address that the client connected to, and localhost there.
-    """
-
-    def __init__(self, app: ASGIApp, names: Collection[str] = ()) -> None:
-        self._app = app
-        self._names = frozenset(name.lower().rstrip(".") for name in names)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and not self._ours(scope):
-            host = Headers(scope=scope).get("host", "")
-            refused = Misdirected(
-                f"Host '{host}' is not this daemon: ask by the address that it listens on, or start it with "
-                "--host-name for each name that leads here"
-            )
-            await problems.response(refused)(scope, receive, send)
-            return
-        await self._app(scope, receive, send)
-
-    def _ours(self, scope: Scope) -> bool:
-        given = Headers(scope=scope).getlist("host")
-        if len(given) != 1:
-            return False
-        name = _without_port(given[0])
-        try:
-            asked = ip_address(name)
-            address = ip_address((scope.get("server") or ("",))[0])
-        except ValueError:
-            loopback = _is_loopback((scope.get("server") or ("",))[0])
-            return name in self._names or (name == "localhost" and loopback)
-        return asked == address or (asked.is_loopback and address.is_loopback)
-
-
-def _without_port(host: str) -> str:
-    name = host.strip().lower()
-    if name.startswith("["):
-        return name[1:].partition("]")[0]
-    return name.partition(":")[0].rstrip(".")
-
-
-def _is_loopback(text: str) -> bool:
-    try:
-        return ip_address(text).is_loopback
-    except ValueError:
-        return False
+def _check_depth(scope: Scope, body: bytes) -> None:
+    """Raises Invalid for JSON that is nested too deeply; where it is no JSON at all, the application says so."""
+    if body.count(b"[") + body.count(b"{") <= DEPTH_MAX or scope["method"] in SAFE_METHODS:
+        return
+    depth = 0
+    for token in _TOKENS.finditer(body):
+        first = body[token.start()]
+        depth += (first in b"[{") - (first in b"]}")
+        if depth > DEPTH_MAX:
+            raise Invalid(f"the body has more than {DEPTH_MAX} arrays and objects within one another")
 
 
 class RateLimit:
-    """A token bucket for each client: a token's holder, a user of the socket, or an address without one.
+    """A token bucket for each client: a user of the socket, or an address. Root is not bounded.
 
     rate: requests a second in the long run; burst: how many at once.
     """
@@ -185,10 +112,12 @@ class RateLimit:
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and not self._take(_client(scope)):
-            words = f"more than {self._rate:g} requests a second, and a burst of {self._burst}; try again in a second"
-            await problems.response(TooManyRequests(words))(scope, receive, send)
-            return
+        if scope["type"] == "http":
+            client = _client(scope)
+            if client is not None and not self._take(client):
+                words = f"more than {self._rate:g} requests a second, or {self._burst} at once; try again in a second"
+                await problems.response(TooManyRequests(words))(scope, receive, send)
+                return
         await self._app(scope, receive, send)
 
     def _take(self, client: str) -> bool:
@@ -201,8 +130,53 @@ class RateLimit:
         return level >= 1
 
 
-def _client(scope: Scope) -> str:
+def _client(scope: Scope) -> str | None:
+    """None for root."""
     peer = scope.get("state", {}).get("peer")
     if peer is not None:
-        return f"uid {peer.uid}"
+        return f"uid {peer.uid}" if peer.uid != 0 else None
     return str((scope.get("client") or ("?",))[0])
+
+
+class Admission:
+    """Lets so many requests in at once; and none once the daemon stops, while those that are in finish."""
+
+    def __init__(self, app: ASGIApp, most: int) -> None:
+        self._app = app
+        self._most = most
+        self._running = 0
+        self._stopping = False
+        self._left = asyncio.Event()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        refused = self._refused()
+        if refused is not None:
+            await _refuse(refused, scope, receive, send)
+            return
+        self._running += 1
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._running -= 1
+            self._left.set()
+
+    def _refused(self) -> BridgeheadError | None:
+        if self._stopping:
+            return ShuttingDown("the daemon is shutting down; try again once it is back")
+        if self._running >= self._most:
+            return TooManyRequests(f"{self._most} requests are being answered, the most at once; try again in a second")
+        return None
+
+    async def drain(self, seconds: float) -> None:
+        """From now on nothing is let in; returns when all that is in has been answered, or the time is over."""
+        self._stopping = True
+        try:
+            async with asyncio.timeout(seconds):
+                while self._running:
+                    self._left.clear()
+                    await self._left.wait()
+        except TimeoutError:
+            pass  # the server ends what is left, and the worker finishes what it has begun

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import hmac
 import json
+import logging
 import os
 import re
 import secrets
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from app.model.access import Principal, Role
-from app.model.errors import Invalid, NameTaken, NotFound, StartupError
+from app.model.errors import Invalid, NameTaken, NotFound, StartupError, StoreFailed
+
+log = logging.getLogger("bridgehead")
 
 FIRST = "default"
 """The name of the token in the file `token`; it may do everything."""
@@ -32,15 +38,18 @@ class Token:
     digest: str
     created_at: str
 
-    @property
-    def principal(self) -> Principal:
-        return Principal(f"token {self.name}", self.role, self.networks)
+    def principal(self, *, allow_foreign: bool) -> Principal:
+        """Whoever has its secret; with a scope, not to connect somebody else's namespaces unless that is allowed."""
+        confined = self.networks is not None and not allow_foreign
+        return Principal(f"token {self.name}", self.role, self.networks, confined)
 
 
 class TokenStore:
     """The tokens of a state directory. Changes by another process, such as a rotation, count at the next request."""
 
-    def __init__(self, state_dir: Path) -> None:
+    def __init__(self, state_dir: Path, allow_foreign: bool = False) -> None:
+        self._allow_foreign = allow_foreign
+        self._lock = state_dir / "tokens.lock"
         self._first = state_dir / "token"
         self._named = state_dir / "tokens.json"
         self._stamps: tuple[_Stamp | None, _Stamp | None] | None = None
@@ -55,23 +64,28 @@ class TokenStore:
         found: Principal | None = None
         for token in self._known:
             if hmac.compare_digest(digest, token.digest):
-                found = token.principal
+                found = token.principal(allow_foreign=self._allow_foreign)
         return found
 
     def _refresh(self) -> None:
         stamps = _stamp(self._first), _stamp(self._named)
-        if stamps != self._stamps:
-            self._known = list(self._load())
-            self._stamps = stamps
+        if stamps == self._stamps:
+            return
+        self._stamps = stamps
+        self._known = []  # what cannot be read lets nobody in
+        try:
+            self._known = [*self._load_first(), *self._read()]
+        except (OSError, StoreFailed) as refusal:
+            log.error("named tokens are void until their file can be read: %s", refusal)  # noqa: TRY400
+            self._known = list(self._load_first())
 
-    def _load(self) -> Iterator[Token]:
+    def _load_first(self) -> Iterator[Token]:
         try:
             first = self._first.read_text().strip()
-        except FileNotFoundError:
+        except (OSError, ValueError):
             first = ""
         if first:
             yield Token(FIRST, Role.WRITE, None, _digest(first), "")
-        yield from self._read()
 
     # --- the command's side
 
@@ -88,17 +102,18 @@ class TokenStore:
 
     def all(self) -> list[Token]:
         """Every token, the first one first."""
-        return list(self._load())
+        return [*self._load_first(), *self._read()]
 
     def create(self, name: str, role: Role, networks: Iterable[str] | None) -> str:
         """Makes a named token and returns its secret, which is kept nowhere. Raises Invalid, NameTaken."""
         if _NAME.fullmatch(name) is None:
             raise Invalid(f"token name '{name}' is not a name: 1 to 63 of letters, digits, '_', '.' and '-'")
-        if name == FIRST or any(token.name == name for token in self._read()):
-            raise NameTaken(f"token name '{name}' is taken; choose another, or: bridgehead token rotate {name}")
         secret = _secret()
-        scope = frozenset(networks) if networks else None
-        self._save([*self._read(), Token(name, role, scope, _digest(secret), datetime.now(UTC).isoformat())])
+        scope = frozenset(networks) if networks is not None else None
+        with self._changing():
+            if name == FIRST or any(token.name == name for token in self._read()):
+                raise NameTaken(f"token name '{name}' is taken; choose another, or: bridgehead token rotate {name}")
+            self._save([*self._read(), Token(name, role, scope, _digest(secret), _now())])
         return secret
 
     def rotate(self, name: str = FIRST) -> str:
@@ -107,19 +122,31 @@ class TokenStore:
         if name == FIRST:
             _write(self._first, f"{secret}\n")
             return secret
-        kept = {token.name: token for token in self._read()}
-        former = self._named_token(kept, name)
-        kept[name] = Token(name, former.role, former.networks, _digest(secret), datetime.now(UTC).isoformat())
-        self._save(kept.values())
+        with self._changing():
+            kept = {token.name: token for token in self._read()}
+            former = self._named_token(kept, name)
+            kept[name] = Token(name, former.role, former.networks, _digest(secret), _now())
+            self._save(kept.values())
         return secret
 
     def remove(self, name: str) -> None:
         """Makes a named token void. Raises NotFound, Invalid for the first one."""
         if name == FIRST:
             raise Invalid(f"token '{FIRST}' cannot be removed; rotate it, or serve without --listen")
-        kept = {token.name: token for token in self._read()}
-        del kept[self._named_token(kept, name).name]
-        self._save(kept.values())
+        with self._changing():
+            kept = {token.name: token for token in self._read()}
+            del kept[self._named_token(kept, name).name]
+            self._save(kept.values())
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """One command at a time: each writes the whole file."""
+        descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
 
     @staticmethod
     def _named_token(kept: dict[str, Token], name: str) -> Token:
@@ -128,20 +155,15 @@ class TokenStore:
         return kept[name]
 
     def _read(self) -> list[Token]:
+        """Raises StoreFailed, OSError."""
         try:
-            rows = json.loads(self._named.read_text())
+            return [_token(row) for row in json.loads(self._named.read_text())]
         except FileNotFoundError:
             return []
-        return [
-            Token(
-                name=row["name"],
-                role=Role(row["role"]),
-                networks=None if row["networks"] is None else frozenset(row["networks"]),
-                digest=row["sha256"],
-                created_at=row["created_at"],
-            )
-            for row in rows
-        ]
+        except (ValueError, KeyError, TypeError) as failure:
+            raise StoreFailed(
+                f"token file {self._named} is damaged ({failure}): remove it, and make new ones"
+            ) from None
 
     def _save(self, tokens: Iterable[Token]) -> None:
         rows = [
@@ -155,6 +177,15 @@ class TokenStore:
             for token in tokens
         ]
         _write(self._named, json.dumps(rows, indent=2) + "\n")
+
+
+def _token(row: dict[str, Any]) -> Token:
+    networks = None if row["networks"] is None else frozenset(row["networks"])
+    return Token(row["name"], Role(row["role"]), networks, row["sha256"], row["created_at"])
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _secret() -> str:

@@ -20,20 +20,27 @@ class Peer:
     pid: int
     uid: int
     gid: int
+    comm: str = ""
+    """The program's name (proc_pid_comm(5)), as far as it could be read."""
+
+    def __str__(self) -> str:
+        return f"uid {self.uid} pid {self.pid} ({self.comm or '?'})"
 
 
 @dataclass(frozen=True, slots=True)
 class Principal:
     """Whoever sent a request.
 
-    name: as the audit log shows it, such as `token ci` or `uid 0 pid 4711`; networks: the only ones, by id or
-    name, that it may change, or whose endpoints and ports it may; None for all.
+    name: as the audit log shows it, such as `token ci` or `uid 0 pid 4711 (curl)`; networks: the only ones, by id
+    or name, that it may change, or whose endpoints and ports it may; None for all. confined: it may not connect
+    namespaces that are somebody else's. uid: of the socket's peer, None over TCP.
     """
 
     name: str
     role: Role = Role.WRITE
     networks: frozenset[str] | None = None
-    peer: Peer | None = None
+    confined: bool = False
+    uid: int | None = None
 
     def may_change(self, *network: str) -> bool:
         """Whether it may change a network, given by its id and name."""

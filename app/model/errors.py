@@ -110,6 +110,10 @@ class TooManyRequests(BridgeheadError):
         self.retry_after = retry_after
 
 
+class TooSlow(BridgeheadError):
+    code, status, title = "too_slow", 408, "Request took too long"
+
+
 class BodyTooLarge(BridgeheadError):
     code, status, title = "body_too_large", 413, "Body too large"
 

@@ -21,6 +21,7 @@ from app.planner.diff import diff
 from app.reconcile.executor import Executor, Outcome, is_gone
 from app.reconcile.render import Rendered, Subject, render
 from app.reconcile.statuses import publish_statuses
+from app.services import audit
 from app.services.catalog import Catalog
 from app.services.context import Change, Context, Key
 from app.store.repository import Repository
@@ -184,6 +185,7 @@ class Requests:
     def _publish(self, one: _Done) -> None:
         for key, rendered in one.rendered.items():
             if key[0] in ("network", "endpoint", "portmap", "allocation"):
+                audit.changed(one.change.by, key, self._catalog.held(key), rendered.subject)
                 self._catalog.put(key, rendered.subject)
         publish_statuses(self._catalog, one.rendered, one.outcome.refused, self._executor.obstacle)
 

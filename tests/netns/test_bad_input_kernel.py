@@ -1,6 +1,7 @@
 """Bad input that only a kernel shows: a clear problem document, and nothing changed."""
 
 import os
+import socket
 from ipaddress import ip_interface
 
 import pytest
@@ -61,7 +62,10 @@ def test_a_port_that_another_process_holds_is_told_by_its_name(sandbox, red, unc
 def test_a_port_that_a_process_holds_on_both_families(sandbox, baseline, red, unchanged):
     """A listener on :: takes IPv4 connections too."""
     baseline.forget()
-    with sandbox.host.tcp_server(8080, "::"):
+    with sandbox.host.open_socket(socket.AF_INET6, socket.SOCK_STREAM) as listener:
+        listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        listener.bind(("::", 8080))
+        listener.listen()
         unchanged("portmaps", {"endpoint": "red", "host_port": 8080}, 409, "port_taken", f"(pid {os.getpid()})")
 
 

@@ -17,6 +17,7 @@ NEEDED = {
 }
 """By number (linux/capability.h). DAC_READ_SEARCH and SYS_PTRACE: endpoints by pid, and the name of a port's holder."""
 _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 24, 38, 47, 4
+_CAP_SETPCAP = 8
 _VERSION_3 = 0x20080522
 _LAST_CAP = Path("/proc/sys/kernel/cap_last_cap")
 
@@ -37,11 +38,13 @@ def drop() -> None:
     Threads that are started later inherit it: to be called before there are any. Raises OSError.
     """
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
-    for number in range(int(_LAST_CAP.read_text()) + 1):
-        if number not in NEEDED.values():
-            _prctl(_PR_CAPBSET_DROP, number)
+    had = _permitted()
+    if had >> _CAP_SETPCAP & 1:  # without it, no_new_privs alone keeps exec from giving anything
+        for number in range(int(_LAST_CAP.read_text()) + 1):
+            if number not in NEEDED.values():
+                _prctl(_PR_CAPBSET_DROP, number)
     _prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
-    kept = _permitted() & sum(1 << number for number in NEEDED.values())
+    kept = had & sum(1 << number for number in NEEDED.values())
     data = (_Data * 2)(_Data(kept & 0xFFFFFFFF, kept & 0xFFFFFFFF, 0), _Data(kept >> 32, kept >> 32, 0))
     _check(_libc.capset(ctypes.byref(_Header(_VERSION_3, 0)), data))
 

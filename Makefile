@@ -21,7 +21,7 @@ test: ## install what is missing, then every test but the soak (ARGS: flags of p
 	@scripts/bootstrap.sh dev
 	$(BIN)/pytest tests -m "not soak" $(ARGS)
 
-matrix: ## the data plane's tests, then every cell: row x backend x IP version x protocol
+matrix: ## the data plane's tests alone, then every cell: row x backend x IP version x protocol
 	$(ROOT)
 	@scripts/bootstrap.sh dev
 	$(BIN)/pytest tests/netns/dataplane --matrix $(ARGS)

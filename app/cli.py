@@ -312,6 +312,8 @@ for _group, _kind in ((network, "network"), (endpoint, "endpoint"), (portmap, "p
 def _quoted(ref: str) -> str:
     from urllib.parse import quote
 
+    if not ref:
+        _fail("a REF is empty; give an id or a name")
     return quote(ref, safe="")
 
 

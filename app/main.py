@@ -49,6 +49,7 @@ def create_app(backend: Backend | None = None) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         strict_content_type=False,
+        redirect_slashes=False,
         separate_input_output_schemas=False,
     )
     application.state.backend = backend
@@ -190,5 +191,7 @@ def load_settings(**flags: object) -> Settings:
         return Settings(**given)  # type: ignore[arg-type]
     except ValidationError as failure:
         first = failure.errors()[0]
-        words = first["msg"].removeprefix("Value error, ")
-        raise StartupError(": ".join([*(".".join(map(str, first["loc"])),) * bool(first["loc"]), words])) from None
+        given_as = f", not '{first['input']}'" if first["type"] != "value_error" else ""
+        field = ".".join(map(str, first["loc"]))  # empty where it is about several together
+        words = first["msg"].removeprefix("Value error, ") + given_as
+        raise StartupError(f"{field}: {words}" if field else words) from None

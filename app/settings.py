@@ -46,6 +46,14 @@ class Settings(BaseSettings):
             raise ValueError(f"listen '{value}' is not HOST:PORT, such as 127.0.0.1:8015 or [::1]:8015")
         return value
 
+    @field_validator("state_dir")
+    @classmethod
+    def _check_state_dir(cls, value: str) -> str:
+        # it would stand for the working directory, which nobody wants closed to all others
+        if not value:
+            raise ValueError("the path of the state directory is empty; give one, such as /var/lib/bridgehead")
+        return value
+
     @field_validator("pool", "host_name", "cors_origin", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
@@ -86,13 +94,13 @@ def split_listen(value: str) -> tuple[str, int] | None:
 
 
 def _pool(text: str) -> tuple[IPNetwork, int]:
+    if text.count(":") > 1:
+        raise ValueError(f"pool '{text}' is not IPv4")
     cidr, _colon, prefix = text.partition(":")
     try:
         network = ipam.parse_network(cidr, "pool")
     except BridgeheadError as refusal:
         raise ValueError(refusal.detail) from None
-    if network.version != 4:
-        raise ValueError(f"pool '{text}' is not IPv4")
     if not prefix:
         return network, max(24, network.prefixlen)
     if not (prefix.isascii() and prefix.isdigit()) or not network.prefixlen <= int(prefix) <= 30:

@@ -52,6 +52,7 @@ need_library libnftables1 libnftables.so.1
 need iproute2 ip
 need iputils-ping ping
 need curl curl
+[ "$mode" != dev ] || need nftables nft
 if ! fresh; then
     # Debian's default python3 takes python3-venv; a second one (python3.12) takes python3.12-venv.
     pkg=$("$python" -c 'import sys; print("python%d.%d" % sys.version_info[:2])')

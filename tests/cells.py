@@ -74,12 +74,6 @@ class Matrix:
     def __init__(self, *, listed):
         self._listed = listed
         self._outcomes = defaultdict(set)
-        self._complete = True
-
-    @pytest.hookimpl
-    def pytest_deselected(self, items):
-        if any(_ROW.match(getattr(item, "originalname", None) or item.name) for item in items):
-            self._complete = False
 
     def pytest_runtest_logreport(self, report):
         cells = {tuple(value[:4]): value[4] for key, value in report.user_properties if key == _KEY}
@@ -97,13 +91,9 @@ class Matrix:
         return PASS if outcomes else NOT_APPLICABLE.get(cell, "")
 
     def pytest_sessionfinish(self, session):
-        if session.config.option.collectonly:
-            self._complete = False
-        if self._listed and self._lacking() and session.exitstatus == pytest.ExitCode.OK:
+        lacking = self._listed and not all(map(self.state, every_cell()))
+        if lacking and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
-
-    def _lacking(self):
-        return [cell for cell in every_cell() if not self.state(cell)]
 
     def pytest_terminal_summary(self, terminalreporter):
         if not self._outcomes and not self._listed:
@@ -120,10 +110,11 @@ class Matrix:
                         terminalreporter.write_line(f"       FAIL {test}")
         terminalreporter.write_line(self.summary(states))
 
-    @staticmethod
-    def summary(states):
+    def summary(self, states):
+        """In a line; without the list, what was not run may just not have been asked for."""
         failed = [" ".join(map(str, cell)) for cell, state in states.items() if state == FAIL]
         passed, lacking = sum(state == PASS for state in states.values()), sum(not state for state in states.values())
         rest = len(states) - passed - lacking - len(failed)
         words = f"data plane: {passed} of {len(states)} cells pass, {rest} do not apply, {len(failed)} FAIL"
-        return f"{words}, {lacking} without test or reason" + "".join(f"\n  FAIL {one}" for one in failed)
+        untested = "without test or reason" if self._listed else "not run"
+        return f"{words}, {lacking} {untested}" + "".join(f"\n  FAIL {one}" for one in failed)

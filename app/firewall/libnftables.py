@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import json
+import os
 import socket
 from functools import cache
 from typing import Any, Self
@@ -22,7 +23,44 @@ _STATELESS, _HANDLE, _JSON, _TERSE = 1 << 2, 1 << 3, 1 << 4, 1 << 11
 _NUMERIC = (1 << 7) | (1 << 8) | (1 << 9)  # protocols, priorities, symbols
 _ASKED_LENGTH = 200
 _FD_SETSIZE = 1024
-"""The library waits with select(2)."""
+"""The library waits with select(2), and ends the process where its socket has a higher number."""
+_kept: list[int] = []
+_TRIES = 16
+_SOCKET = "socket (netlink netfilter)"
+
+
+def keep_descriptors(count: int = 8) -> None:
+    """Holds so many low descriptors back for the sockets of later contexts: clients may take all others."""
+    while len(_kept) < count:
+        descriptor = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        if descriptor >= _FD_SETSIZE:
+            os.close(descriptor)
+            return
+        _kept.append(descriptor)
+
+
+def _free_descriptor() -> int:
+    """The number that the library's socket will have, if nobody is quicker. Raises KernelRefused."""
+    if _kept:
+        os.close(_kept.pop())
+    try:
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETFILTER) as probe:
+            descriptor = probe.fileno()
+    except OSError as failure:  # the library would end the process
+        raise KernelRefused(failure.errno or errno.EPROTONOSUPPORT, _SOCKET) from failure
+    if descriptor >= _FD_SETSIZE:  # likewise
+        raise KernelRefused(errno.EMFILE, _SOCKET, f"{descriptor} descriptors are open")
+    return descriptor
+
+
+def _is_netlink(descriptor: int) -> bool:
+    try:
+        found = socket.socket(fileno=descriptor)
+    except OSError:
+        return False  # somebody's file by now
+    family = found.family
+    found.detach()
+    return family == socket.AF_NETLINK
 
 
 @cache
@@ -57,16 +95,16 @@ class Libnftables:
     def __init__(self) -> None:
         self._context: int | None = None
         self._nft = _library()
-        try:
-            with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETFILTER) as probe:
-                descriptor = probe.fileno()
-        except OSError as failure:  # the library would end the process
-            raise KernelRefused(failure.errno or errno.EPROTONOSUPPORT, "socket (netlink netfilter)") from failure
-        if descriptor >= _FD_SETSIZE:  # likewise
-            raise KernelRefused(errno.EMFILE, "socket (netlink netfilter)", f"{descriptor} descriptors are open")
-        self._context = self._nft.nft_ctx_new(0)
+        for _try in range(_TRIES):
+            descriptor = _free_descriptor()
+            self._context = self._nft.nft_ctx_new(0)
+            if not self._context:
+                raise KernelRefused(ctypes.get_errno() or errno.ENOMEM, _SOCKET)
+            if _is_netlink(descriptor):
+                break
+            self.close()  # another thread was quicker, and this one's number may be too high
         if not self._context:
-            raise KernelRefused(ctypes.get_errno() or errno.ENOMEM, "socket (netlink netfilter)")
+            raise KernelRefused(errno.EMFILE, _SOCKET, "no low descriptor stays free long enough")
         if self._nft.nft_ctx_buffer_output(self._context) or self._nft.nft_ctx_buffer_error(self._context):
             raise KernelRefused(errno.ENOMEM, "buffers of libnftables")
 
@@ -109,6 +147,7 @@ class Libnftables:
         """Closes the socket; the object is of no use afterwards."""
         if self._context:
             self._nft.nft_ctx_free(self._context)
+            keep_descriptors(len(_kept) + 1)
         self._context = None
 
     def __enter__(self) -> Self:

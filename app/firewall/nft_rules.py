@@ -128,7 +128,7 @@ def _traffic_layout(family: Family) -> Layout:
         "output": "{ type nat hook output priority -101; }",
         "postrouting": "{ type nat hook postrouting priority 99; }",
     }
-    return Layout(family, _traffic_containers(family), chains, {**_forward_rules(), **_nat_rules(family)})
+    return Layout(family, _traffic_containers(family), chains, {**_forward_rules(family), **_nat_rules(family)})
 
 
 def _traffic_containers(family: Family) -> dict[str, Container]:
@@ -142,6 +142,7 @@ def _traffic_containers(family: Family) -> dict[str, Container]:
         "open": names,
         "neighbours": Container(("ifname", "ifname"), ("verdict",)),
         "own": Container((address, address), interval=True),
+        "beside": Container((address, address), interval=True),
         "masqueraded": Container((address, address), interval=True),
         "snat_to": Container((address, address), (address,), interval=True),
         "ports": Container(("inet_proto", address, "inet_service"), target),
@@ -149,13 +150,15 @@ def _traffic_containers(family: Family) -> dict[str, Container]:
     }
 
 
-def _forward_rules() -> dict[str, tuple[str, ...]]:
+def _forward_rules(family: Family) -> dict[str, tuple[str, ...]]:
     """Each network is in `networks`; in `closed`, or where they apply in `isolated` and `open`."""
+    # of what is answered past the host, by a namespace that is on both networks, conntrack sees one half only
+    stray = f"meta l4proto tcp ct state invalid {family} saddr . {family} daddr != @beside"
     return {
         "loopback": ('iifname != "lo" ip daddr 127.0.0.0/8 drop',),
         "forward": (
-            "meta l4proto tcp ct state invalid iifname @networks drop",
-            "meta l4proto tcp ct state invalid oifname @networks drop",
+            f"{stray} iifname @networks drop",
+            f"{stray} oifname @networks drop",
             "iifname . oifname vmap @neighbours",
             "iifname @closed drop",
             "oifname @closed drop",
@@ -185,6 +188,7 @@ def _nat_rules(family: Family) -> dict[str, tuple[str, ...]]:
         "output": ("fib daddr type local goto published",),
         "inward": (
             f"ct status dnat {ip} saddr . {ip} daddr @own masquerade",
+            f"ct status dnat {ip} saddr . {ip} daddr @beside masquerade",
             "ct status dnat fib saddr type local masquerade",
         ),
         "postrouting": (
@@ -259,6 +263,8 @@ def _policy(policy: NetworkPolicy) -> Iterator[Element]:
         yield Element(family, "closed", (bridge,))
         return
     yield Element(family, "own", (subnet, subnet))
+    for other in sorted(policy.beside, key=str):
+        yield Element(family, "beside", (_prefix(other), subnet))
     if policy.isolated:
         yield Element(family, "isolated", (bridge,))
     if not policy.masquerade:

@@ -186,8 +186,11 @@ def _prerouting_jump(version: Version) -> Placed:
 
 def _invalid(policy: NetworkPolicy) -> tuple[Placed, ...]:
     """Else an endpoint resets its peer for a segment that conntrack took for a stray (row 11)."""
-    table = Table(policy.subnet.version, "filter")
+    table, subnet = Table(policy.subnet.version, "filter"), str(policy.subnet)
+    # of what is answered past the host, by a namespace that is on both networks, conntrack sees one half only
+    halves = (Rule(source=str(one), destination=subnet, target="RETURN") for one in sorted(policy.beside, key=str))
     return (
+        *(Placed(table, INVALID, rule, first=True) for rule in halves if policy.routed),
         Placed(table, INVALID, Rule(in_interface=policy.bridge, target="DROP")),
         Placed(table, INVALID, Rule(out_interface=policy.bridge, target="DROP")),
     )
@@ -247,10 +250,11 @@ def _into(policy: NetworkPolicy) -> tuple[Rule, ...]:
 
 
 def _inward(policy: NetworkPolicy) -> tuple[Rule, ...]:
-    """To a published port, from the target's own network or from the host: answers must return this way."""
+    """To a published port, from where the target is itself or from the host: answers must return this way."""
     bridge, dnat = policy.bridge, _state("DNAT")
+    near = (policy.subnet, *sorted(policy.beside, key=str))
     return (
-        Rule(out_interface=bridge, source=str(policy.subnet), matches=(dnat,), target="MASQUERADE"),
+        *(Rule(out_interface=bridge, source=str(one), matches=(dnat,), target="MASQUERADE") for one in near),
         Rule(out_interface=bridge, matches=(_LOCAL_SOURCE, dnat), target="MASQUERADE"),
     )
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from app.firewall import legacy
 from app.firewall.docker_user import DockerUser
 from app.firewall.foreign import Foreign, Nftables
+from app.firewall.libnftables import keep_descriptors
 from app.firewall.nft_foreign import OUR_TABLE
 from app.firewall.null import NullFirewall
 from app.firewall.protocol import Firewall
@@ -38,6 +39,7 @@ class Choice:
 
 def open_firewall(name: str) -> HostFirewall:
     """The backend of a name, or `auto`, in the calling thread's namespace. Raises StartupError in one line."""
+    keep_descriptors()
     choice = choose(name)
     log.info("firewall %s: %s", choice.name, choice.why)
     return HostFirewall(_backend(choice.name), choice)

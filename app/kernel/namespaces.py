@@ -197,13 +197,17 @@ class Namespaces:
 
     def exists(self, name: str) -> bool:
         """Whether anything but a placeholder of ours stands at the name."""
-        return (RUN_NETNS / name).exists() and not self._is_placeholder(name)
+        # a link to nowhere, or to where we may not look, keeps a namespace from being mounted there too
+        return os.path.lexists(RUN_NETNS / name) and not self._is_placeholder(name)
 
     @staticmethod
     def _is_placeholder(name: str) -> bool:
         """Whether it is a file that we made to mount a namespace on, and none is mounted: we were killed, or it was."""
+        path = RUN_NETNS / name
         try:
-            with open(RUN_NETNS / name, "rb") as file:
+            if not stat.S_ISREG(path.lstat().st_mode):
+                return False  # somebody's FIFO would make us wait for its writer
+            with open(path, "rb") as file:
                 return file.read(len(ALIAS_PREFIX)) == ALIAS_PREFIX.encode()
         except OSError:
             return False  # a namespace's file cannot be read

@@ -26,6 +26,9 @@ _SELECTABLE = 1024
 
 _Port = tuple[Protocol, IPAddress, int]
 
+_SPARE_DESCRIPTORS = 256
+"""Left to everything but host ports: without them no client could even connect to take a mapping back."""
+
 
 def raise_descriptor_limit() -> None:
     """Each published port holds a descriptor: takes the hard limit of RLIMIT_NOFILE as the soft one."""
@@ -55,7 +58,9 @@ class PortReservations:
         self._release(in_the_way, before)
         bound: dict[_Port, socket.socket | None] = {}
         try:
-            for port in [one for one in wanted if one not in self._sockets]:  # a difference would walk every one held
+            missing = [one for one in wanted if one not in self._sockets]  # a difference would walk every one held
+            _require_descriptors(len(self._sockets) + len(missing))
+            for port in missing:
                 bound[port] = _bind(*port)
         except BridgeheadError:
             for one in bound.values():
@@ -92,6 +97,18 @@ class PortReservations:
 def _close(bound: socket.socket | None) -> None:
     if bound is not None:
         bound.close()
+
+
+def _require_descriptors(ports: int) -> None:
+    """Raises KernelRefused where so many published ports would leave too few descriptors for the rest."""
+    limit, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit != resource.RLIM_INFINITY and ports > limit - _SPARE_DESCRIPTORS:
+        raise KernelRefused(
+            errno.EMFILE,
+            f"reserve {ports} host ports in all",
+            f"RLIMIT_NOFILE {limit} allows {max(0, limit - _SPARE_DESCRIPTORS)}: "
+            "raise it for the daemon, or publish fewer ports",
+        )
 
 
 def _ports(item: HostPort | None) -> set[_Port]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Callable, Iterable
 from ipaddress import IPv6Address, IPv6Network, ip_address, ip_network
@@ -9,21 +10,26 @@ from ipaddress import IPv6Address, IPv6Network, ip_address, ip_network
 from app.model.errors import AddressOutsideSubnet, Invalid
 from app.model.spec import IPAddress, IPNetwork
 
+_CIDR_PATTERN = r"[0-9a-fA-F.:]+/[0-9]{1,3}"
+
 Taken = Callable[[int, int], Iterable[int]]
 """Given first and last, yields the taken addresses between them in ascending order."""
 
 
 def parse_network(text: str, field: str) -> IPNetwork:
     """The network a CIDR names. Raises Invalid; with host bits set it names the network that was meant."""
-    try:
-        return ip_network(text)
-    except ValueError:
-        pass
+    example = "fd00:15::/64" if ":" in text else "192.168.15.0/24"
+    unclear = f"{field} '{text}' is not a network in CIDR form, such as {example}"
+    # ipaddress also takes a bare address, a netmask, and an interface's name, with which the kernel's tables choke
+    if re.fullmatch(_CIDR_PATTERN, text) is None:
+        raise Invalid(unclear)
     try:
         meant = ip_network(text, strict=False)
     except ValueError:
-        raise Invalid(f"{field} '{text}' is not a network in CIDR form, such as 192.168.15.0/24") from None
-    raise Invalid(f"{field} '{text}' has host bits set; did you mean '{meant}'?")
+        raise Invalid(unclear) from None
+    if int(ip_address(text.partition("/")[0])) != int(meant.network_address):
+        raise Invalid(f"{field} '{text}' has host bits set; did you mean '{meant}'?")
+    return meant
 
 
 def parse_address(text: str, field: str) -> IPAddress:

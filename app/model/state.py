@@ -42,7 +42,11 @@ class HostPort:
 
 @dataclass(frozen=True, slots=True)
 class NetworkPolicy:
-    """What the firewall must know of a network; the traffic rules follow from it."""
+    """What the firewall must know of a network; the traffic rules follow from it.
+
+    beside: subnets of other networks that a namespace of this one is on too. From there, its answers would go by
+    the other link, past the host.
+    """
 
     owner: str
     bridge: str
@@ -52,6 +56,7 @@ class NetworkPolicy:
     masquerade: bool
     icc: bool = True
     snat_address: IPAddress | None = None
+    beside: frozenset[IPNetwork] = frozenset()
 
     @property
     def key(self) -> ItemKey:

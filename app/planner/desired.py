@@ -19,12 +19,13 @@ def host_items(routed: Collection[Version]) -> tuple[Item, ...]:
     return tuple(Sysctl("host", _FORWARDING[version], "1") for version in _VERSIONS if version in routed)
 
 
-def network_items(network: Network, *, local_ports: bool, multihomed: bool) -> tuple[Item, ...]:
+def network_items(network: Network, *, local_ports: bool, beside: Collection[Network] = ()) -> tuple[Item, ...]:
     """`local_ports`: a port of 127.0.0.1 leads into the network (route_localnet, row 8).
 
-    `multihomed`: an endpoint's namespace is on another network too, by which its answers may come back: strict
+    `beside`: other networks that an endpoint's namespace is on too, by which its answers may come back: strict
     reverse path filtering would drop them.
     """
+    others = [plan.subnet for other in beside for plan in other.plans]
     policies = tuple(
         NetworkPolicy(
             owner=network.id,
@@ -35,13 +36,14 @@ def network_items(network: Network, *, local_ports: bool, multihomed: bool) -> t
             masquerade=network.masquerade,
             icc=network.icc,
             snat_address=network.snat_for(plan.version),
+            beside=frozenset(subnet for subnet in others if subnet.version == plan.version),
         )
         for plan in network.plans
     )
     items = [*_DRIVER.network(network), *policies]
     if local_ports and network.gateway_for(4) is not None:
         items.append(Sysctl(network.id, f"net/ipv4/conf/{network.bridge}/route_localnet", "1"))
-    if multihomed:
+    if beside:
         items.append(Sysctl(network.id, f"net/ipv4/conf/{network.bridge}/rp_filter", "2"))
     return tuple(items)
 

@@ -62,7 +62,7 @@ def network_of(store: Repository, endpoint: Endpoint) -> Network:
 
 def _network(store: Repository, network: Network) -> Rendered:
     local_ports = network.gateway_for(4) is not None and store.has_local_ports(network)
-    items = desired.network_items(network, local_ports=local_ports, multihomed=store.is_multihomed(network))
+    items = desired.network_items(network, local_ports=local_ports, beside=store.networks_beside(network))
     return Rendered(network, state_of(*items))
 
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from ipaddress import IPv4Address
 
 from app.model import ipam
 from app.model.errors import InternalNetwork, Invalid, NoGateway, PortTaken
 from app.model.ports import AUTOMATIC
 from app.model.spec import Endpoint, IPAddress, Network, Portmap, Protocol
 from app.services.context import Context
+
+_LOOPBACK_ENDS = (IPv4Address("127.0.0.0"), IPv4Address("127.255.255.255"))
+"""All of 127.0.0.0/8 is the host's, but for these."""
 
 
 def host_ip(context: Context, text: str) -> IPAddress:
@@ -19,6 +23,8 @@ def host_ip(context: Context, text: str) -> IPAddress:
         raise Invalid(
             f"host_ip {address} is link-local, which needs an interface; use a global one, or {every} for all"
         )
+    if address in _LOOPBACK_ENDS:
+        raise Invalid(f"host_ip {address} is the network or broadcast address of 127.0.0.0/8; use 127.0.0.1")
     if int(address) != 0 and not context.host.holds_address(address):
         raise Invalid(f"host_ip {address} is not an address of this host; use one that it has, or {every} for all")
     return address

@@ -131,16 +131,15 @@ class Repository:
         rows = self._all(EndpointRow, EndpointRow.namespace_key == namespace_key)
         return [mapping.endpoint_of(row) for row in rows]
 
-    def is_multihomed(self, network: Network) -> bool:
-        """Whether an endpoint of the network is in a namespace that is on another network too."""
+    def networks_beside(self, network: Network) -> list[Network]:
+        """The other networks that a namespace with an endpoint of this one is on."""
         other = aliased(EndpointRow)
-        statement = (
-            select(EndpointRow.seq)
-            .join(other, col(other.namespace_key) == col(EndpointRow.namespace_key))
+        ids = (
+            select(other.network_id)
+            .join(EndpointRow, col(other.namespace_key) == col(EndpointRow.namespace_key))
             .where(EndpointRow.network_id == network.id, col(other.network_id) != network.id)
-            .limit(1)
         )
-        return self._session.exec(statement).first() is not None
+        return [mapping.network_of(row) for row in self._all(NetworkRow, col(NetworkRow.id).in_(ids))]
 
     def add_endpoint(self, endpoint: Endpoint) -> None:
         self._save(mapping.fill_endpoint(_blank(EndpointRow), endpoint))

@@ -31,7 +31,8 @@ def open_database(url: str) -> Engine:
     """An engine on a database of this version. Raises StartupError with the line to print."""
     try:
         parsed = make_url(url)
-        if parsed.get_backend_name() != "sqlite":
+        # a migration, and each connection, would see another memory
+        if parsed.get_backend_name() != "sqlite" or parsed.database in (None, "", ":memory:"):
             raise StartupError(f"database '{url}': only sqlite:///PATH is supported so far")
         engine = create_engine(parsed, connect_args={"isolation_level": None, "check_same_thread": False})
     except ArgumentError:
@@ -40,9 +41,8 @@ def open_database(url: str) -> Engine:
         ) from None
     _configure(engine)
     try:
-        if parsed.database and parsed.database != ":memory:":
-            # SQLite gives its other files the same mode
-            os.close(os.open(parsed.database, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        # SQLite gives its other files the same mode
+        os.close(os.open(parsed.database, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     except OSError as refusal:
         raise StartupError(f"database '{url}' cannot be used ({refusal.strerror}): {_WORDS}") from None
     try:

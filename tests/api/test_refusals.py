@@ -60,6 +60,9 @@ NETWORKS = [
     ({"name": "x", "icc": None}, "invalid", ["icc"]),
     ({"name": "x", "spoof_protection": 1}, "invalid", ["spoof_protection"]),
     ({"name": "x", "subnet": "auto"}, "invalid", ["'auto'"]),
+    ({"name": "x", "subnet": "10.0.0.0"}, "invalid", ["'10.0.0.0'", "CIDR"]),
+    ({"name": "x", "subnet": "10.0.0.0/255.255.255.0"}, "invalid", ["'10.0.0.0/255.255.255.0'", "CIDR"]),
+    ({"name": "x", "subnet": "10.0.0.0/0.0.0.255"}, "invalid", ["'10.0.0.0/0.0.0.255'", "CIDR"]),
     ({"name": "x", "subnet": "128.0.0.0/1"}, "invalid", ["128.0.0.0/1", "169.254.0.0/16"]),
     ([1], "invalid", []),
     ("text", "invalid", []),
@@ -227,6 +230,7 @@ PORTMAPS = [
     ({**PORT, "protocol": "TCP"}, 422, "invalid", ["TCP"]),
     ({**PORT, "host_ip": "198.51.100.1"}, 422, "invalid", ["198.51.100.1"]),
     ({**PORT, "host_ip": "localhost"}, 422, "invalid", ["localhost"]),
+    ({**PORT, "host_ip": "127.255.255.255"}, 422, "invalid", ["127.255.255.255", "127.0.0.1"]),
     *[
         ({**PORT, "host_ip": text}, 422, "invalid", [f"host_ip {text} is IPv6", "red", "web", "subnet6", "0.0.0.0"])
         for text in ("::", "::1")

@@ -1,9 +1,11 @@
 """Bad input that only a kernel shows: a clear problem document, and nothing changed."""
 
 import os
+import resource
 import socket
 from ipaddress import ip_interface
 
+import httpx
 import pytest
 from world import endpoint, everything, network, portmap, refused
 
@@ -97,6 +99,16 @@ def test_a_published_port_is_no_longer_a_processes(sandbox, api, red):
         sandbox.host.tcp_server(8080)
     with pytest.raises(OSError, match="in use"):
         sandbox.host.udp_server(53, HOST)
+
+
+def test_published_ports_leave_the_daemon_its_descriptors(daemon, api, red, unchanged):
+    """Without any left nobody could connect, not even to take the mapping back."""
+    resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, (600, 600))
+    unchanged("portmaps", {"endpoint": "red", "host_port": "2000-2560"}, 502, "kernel_refused", "RLIMIT_NOFILE 600")
+    portmap(api, "red", "2000-2300", protocol="udp")
+    unchanged("portmaps", {"endpoint": "red", "host_port": "2000-2100"}, 502, "kernel_refused", "RLIMIT_NOFILE 600")
+    with httpx.Client(transport=httpx.HTTPTransport(uds=str(daemon.socket)), base_url="http://bridgehead") as other:
+        assert other.get("/readyz").status_code == 200
 
 
 @pytest.mark.parametrize("host_ip", [CLIENT, "192.168.15.2", "8.8.8.8"])
@@ -202,6 +214,31 @@ def test_a_name_that_is_a_plain_file(sandbox, api, unchanged):
     refused(answer, 422, "invalid", "plain")
     assert sandbox.host.exec(["ls", "/run/netns"]).stdout == before
     sandbox.host.exec(["rm", "/run/netns/plain"])
+
+
+@pytest.mark.parametrize("what", ["FIFO", "link to nowhere", "link to itself", "directory"])
+def test_a_name_at_which_somebody_has_something_else(sandbox, api, unchanged, what):
+    """A FIFO has no writer: reading it would never end."""
+    network(api, "web")
+    commands = {
+        "FIFO": ["mkfifo", "/run/netns/odd"],
+        "link to nowhere": ["ln", "-s", "/run/nothing", "/run/netns/odd"],
+        "link to itself": ["ln", "-s", "odd", "/run/netns/odd"],
+        "directory": ["mkdir", "/run/netns/odd"],
+    }
+    sandbox.host.exec(["mkdir", "-p", "/run/netns"])
+    sandbox.host.exec(commands[what])
+    answer = api.post("/endpoints", json={"network": "web", "namespace": "odd"}, timeout=5.0)
+    refused(answer, 422, "invalid", "odd")
+    assert sandbox.host.exec(["ls", "/run/netns"]).stdout == "odd\n"
+    sandbox.host.exec(["rm", "-r", "/run/netns/odd"])
+
+
+def test_a_fifo_among_the_namespaces_keeps_no_daemon_from_starting(sandbox, daemon, api):
+    sandbox.host.exec(["mkdir", "-p", "/run/netns"])
+    sandbox.host.exec(["mkfifo", "/run/netns/odd"])
+    daemon.restart()
+    sandbox.host.exec(["rm", "/run/netns/odd"])
 
 
 @pytest.mark.parametrize("body", [{"netns": "/run/nothing"}, {"netns": "/proc/4194303/ns/net"}, {"pid": 4194303}])

@@ -101,6 +101,12 @@ def test_bad_urls(url):
     assert "\n" not in refusal.value.detail
 
 
+@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:"])
+def test_a_database_in_memory_is_refused(url):
+    with pytest.raises(StartupError, match="only sqlite:///PATH"):
+        open_database(url)
+
+
 def test_writable(engine, file):
     assert is_writable(engine)
     with engine.begin():

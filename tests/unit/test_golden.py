@@ -58,6 +58,10 @@ CASES = {
     "two-isolated-and-open": [web(), db(isolated=False)],
     "two-open-routed-and-default": [web(isolated=False, masquerade=False), db()],
     "two-open": [web(isolated=False), db(isolated=False)],
+    "one-namespace-on-two": [
+        web(isolated=False, beside=frozenset({db().subnet})),
+        db(isolated=False, beside=frozenset({web().subnet})),
+    ],
     "tcp": [web(), port("p1")],
     "udp": [web(), port("p1", protocol=Protocol.UDP)],
     "host-ip": [web(), port("p1", "203.0.113.2")],

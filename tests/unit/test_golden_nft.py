@@ -66,6 +66,10 @@ def cases(version):
         "two-isolated-and-open": [web(), db(isolated=False)],
         "two-open-routed-and-default": [web(isolated=False, masquerade=False), db()],
         "two-open": [web(isolated=False), db(isolated=False)],
+        "one-namespace-on-two": [
+            web(isolated=False, beside=frozenset({db().subnet})),
+            db(isolated=False, beside=frozenset({web().subnet})),
+        ],
         "tcp": [web(), port("p1")],
         "udp": [web(), port("p1", protocol=Protocol.UDP)],
         "sctp": [web(), port("p1", protocol=Protocol.SCTP)],

@@ -55,6 +55,7 @@ def test_pools(pool, wanted):
         ("10.0.0.0/24:31", "24 to 30"),
         ("10.0.0.0/24:x", "24 to 30"),
         ("", "CIDR"),
+        ("fd00::/64", "'fd00::/64' is not IPv4"),
     ],
 )
 def test_bad_pools(pool, word):
@@ -72,8 +73,14 @@ def test_bad_listen(listen):
 
 
 def test_bad_firewall():
-    with pytest.raises(StartupError, match="firewall"):
+    with pytest.raises(StartupError, match=r"firewall.*not 'pf'"):
         load_settings(firewall="pf")
+
+
+def test_an_empty_state_directory():
+    """It would be the working directory, and lose its mode."""
+    with pytest.raises(StartupError, match=r"state_dir: .* empty"):
+        load_settings(state_dir="")
 
 
 def test_split_listen():

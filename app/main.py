@@ -22,7 +22,7 @@ from app.api import docs, endpoints, ipam, networks, portmaps, problems, system
 from app.api.audit import AuditRefusals
 from app.api.deps import Backend, known_query
 from app.api.guards import HostGuard, PeerGuard, TokenGuard
-from app.api.middleware import Admission, BodyLimit, RateLimit
+from app.api.middleware import Admission, BodyLimit, Client, RateLimit, holder, user
 from app.firewall.selection import open_firewall
 from app.host import auditlog, claim, listeners, privileges, serve, tls
 from app.host.tokens import TokenStore
@@ -64,7 +64,7 @@ def create_app(backend: Backend | None = None) -> FastAPI:
 def for_socket(application: ASGIApp, settings: Settings) -> Admission:
     """The application as the unix socket has it."""
     guarded = PeerGuard(AuditRefusals(application), allow_foreign=settings.allow_foreign_namespaces)
-    return Admission(_limited(guarded, settings), _REQUESTS_MAX)
+    return Admission(_limited(guarded, user, settings), _REQUESTS_MAX)
 
 
 def for_tcp(application: ASGIApp, settings: Settings, tokens: TokenStore) -> Admission:
@@ -78,11 +78,14 @@ def for_tcp(application: ASGIApp, settings: Settings, tokens: TokenStore) -> Adm
             allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "If-Match"],
             expose_headers=_READABLE,
         )
-    return Admission(_limited(AuditRefusals(HostGuard(guarded, settings.host_name)), settings), _REQUESTS_MAX)
+    guarded = AuditRefusals(HostGuard(guarded, settings.host_name))
+    return Admission(_limited(guarded, holder(tokens.find), settings), _REQUESTS_MAX)
 
 
-def _limited(application: ASGIApp, settings: Settings) -> ASGIApp:
-    return RateLimit(application, settings.rate, max(1, int(2 * settings.rate))) if settings.rate else application
+def _limited(application: ASGIApp, client: Client, settings: Settings) -> ASGIApp:
+    if not settings.rate:
+        return application
+    return RateLimit(application, client, settings.rate, max(1, int(2 * settings.rate)))
 
 
 def run(settings: Settings) -> int:

@@ -40,6 +40,12 @@ class PeerGuard:
         return Principal(str(peer or "a peer that the kernel does not name"), confined=confined, uid=uid)
 
 
+def principal_of(scope: Scope, find: Callable[[str], Principal | None]) -> Principal | None:
+    """Whose token a request carries; None where it carries none that is known."""
+    scheme, _space, token = Headers(scope=scope).get("authorization", "").partition(" ")
+    return find(token.strip()) if scheme.lower() == "bearer" else None
+
+
 class TokenGuard:
     """The TCP listener's side: lets requests pass that carry a token (RFC 6750) whose role allows them."""
 
@@ -59,8 +65,7 @@ class TokenGuard:
         path = scope["path"]
         if path in _OPEN_PATHS or path.startswith("/docs/"):
             return None
-        scheme, _space, token = Headers(scope=scope).get("authorization", "").partition(" ")
-        principal = self._find(token.strip()) if scheme.lower() == "bearer" else None
+        principal = principal_of(scope, self._find)
         if principal is None:
             return Unauthorized(
                 "this listener wants the header 'Authorization: Bearer TOKEN'; the token is in the file 'token' "

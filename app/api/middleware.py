@@ -12,7 +12,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api import problems
-from app.api.guards import SAFE_METHODS
+from app.api.guards import SAFE_METHODS, principal_of
+from app.model.access import Principal
 from app.model.errors import BodyTooLarge, BridgeheadError, Invalid, ShuttingDown, TooManyRequests, TooSlow
 
 BODY_MAX = 1 << 20
@@ -100,20 +101,26 @@ def _check_depth(scope: Scope, body: bytes) -> None:
             raise Invalid(f"the body has more than {DEPTH_MAX} arrays and objects within one another")
 
 
+Client = Callable[[Scope], str | None]
+"""Who a request counts for; None: for nobody, it is not bounded."""
+
+
 class RateLimit:
-    """A token bucket for each client: a user of the socket, or an address. Root is not bounded.
+    """A token bucket for each client.
 
     rate: requests a second in the long run; burst: how many at once.
     """
 
-    def __init__(self, app: ASGIApp, rate: float, burst: int, now: Callable[[], float] = time.monotonic) -> None:
-        self._app = app
+    def __init__(
+        self, app: ASGIApp, client: Client, rate: float, burst: int, now: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._app, self._client = app, client
         self._rate, self._burst, self._now = rate, burst, now
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            client = _client(scope)
+            client = self._client(scope)
             if client is not None and not self._take(client):
                 words = f"more than {self._rate:g} requests a second, or {self._burst} at once; try again in a second"
                 await problems.response(TooManyRequests(words))(scope, receive, send)
@@ -130,12 +137,20 @@ class RateLimit:
         return level >= 1
 
 
-def _client(scope: Scope) -> str | None:
-    """None for root."""
+def user(scope: Scope) -> str | None:
+    """The unix socket's: each user; root is not bounded."""
     peer = scope.get("state", {}).get("peer")
-    if peer is not None:
-        return f"uid {peer.uid}" if peer.uid != 0 else None
-    return str((scope.get("client") or ("?",))[0])
+    return None if peer is not None and peer.uid == 0 else f"uid {getattr(peer, 'uid', '?')}"
+
+
+def holder(find: Callable[[str], Principal | None]) -> Client:
+    """The TCP listener's: each token, and each address for whoever comes without one."""
+
+    def client(scope: Scope) -> str:
+        principal = principal_of(scope, find)
+        return principal.name if principal is not None else f"address {(scope.get('client') or ('?',))[0]}"
+
+    return client
 
 
 class Admission:

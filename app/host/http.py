@@ -18,6 +18,8 @@ HEAD_MAX = 64 << 10
 """Bytes of a request before its body: the request line and the headers."""
 HEAD_WITHIN = 30.0
 """Seconds that a client has for the head of its request, from the connection or its first byte on."""
+WRITE_WITHIN = 30.0
+"""Seconds that a client has to take in what is on its way to it, before more is kept for it."""
 CONNECTIONS_MAX = 2048
 """On one listener; users of the unix socket other than root leave half of them to root."""
 _ANSWER = (
@@ -40,6 +42,7 @@ class Connection(HttpToolsProtocol):
         self._head = self._unparsed = 0
         self._in_head = True
         self._late: asyncio.TimerHandle | None = None
+        self._stalled: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -54,6 +57,7 @@ class Connection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._forget_deadline()
+        self._forget_stall()
 
     def _await_head(self) -> None:
         if self._late is None:
@@ -63,6 +67,20 @@ class Connection(HttpToolsProtocol):
         if self._late is not None:
             self._late.cancel()
             self._late = None
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self._stalled is None:
+            self._stalled = self.loop.call_later(WRITE_WITHIN, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._forget_stall()
+
+    def _forget_stall(self) -> None:
+        if self._stalled is not None:
+            self._stalled.cancel()
+            self._stalled = None
 
     def _give_up(self) -> None:
         self._late = None

@@ -8,7 +8,7 @@ from harness import Client, checked_problem
 
 from app.api import middleware
 from app.api.guards import HostGuard
-from app.api.middleware import DEPTH_MAX, Admission, BodyLimit, RateLimit
+from app.api.middleware import DEPTH_MAX, Admission, BodyLimit, RateLimit, holder, user
 from app.main import for_tcp
 from app.model.access import Principal
 from app.settings import Settings
@@ -70,7 +70,7 @@ class Clock:
 
 def test_a_rate(api):
     clock = Clock()
-    client = Client(RateLimit(api.app, 2.0, 5, clock))
+    client = Client(RateLimit(api.app, user, 2.0, 5, clock))
     answers = [client.get("/healthz").status_code for _number in range(7)]
     assert answers == [200] * 5 + [429] * 2
     refused = client.get("/healthz")
@@ -86,11 +86,19 @@ def test_root_is_not_bounded_and_others_do_not_share(api):
 
     from app.model.access import Peer
 
-    limit = RateLimit(api.app, 1.0, 1, Clock())
+    limit = RateLimit(api.app, user, 1.0, 1, Clock())
     clients = {uid: Client(As(limit, Peer(1, uid, uid))) for uid in (0, 1000, 1001)}
     answers = {uid: [client.get("/healthz").status_code for _number in range(3)] for uid, client in clients.items()}
     assert answers == {0: [200] * 3, 1000: [200, 429, 429], 1001: [200, 429, 429]}
     for client in clients.values():
+        client.close()
+
+
+def test_each_token_has_its_rate_and_whoever_has_none_its_address(api):
+    limit = RateLimit(api.app, holder(Tokens().find), 1.0, 1, Clock())
+    clients = [Client(limit, {"authorization": f"Bearer {one}"}) for one in ("wrong", "s3cret", "guess", "s3cret")]
+    assert [client.get("/healthz").status_code for client in clients] == [200, 200, 429, 429]
+    for client in clients:
         client.close()
 
 

@@ -7,13 +7,19 @@ import threading
 from contextlib import contextmanager
 
 import pytest
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 
 from app.host import http, serve
 from app.host.http import HEAD_MAX
+from app.sandbox import eventually
+
+LARGE = 64 << 20
 
 
 async def show_peer(scope, receive, send):
+    if scope["path"] == "/large":
+        await Response(b"x" * LARGE)(scope, receive, send)
+        return
     peer = scope["state"]["peer"]
     await JSONResponse({"pid": peer.pid, "uid": peer.uid, "comm": peer.comm})(scope, receive, send)
 
@@ -25,13 +31,18 @@ class Gate:
 
 @pytest.fixture
 def path(tmp_path):
-    """A server's socket."""
-    where = tmp_path / "s"
+    """The server's socket."""
+    return str(tmp_path / "s")
+
+
+@pytest.fixture(autouse=True)
+def server(path):
+    """Answers there."""
     with socket.socket(socket.AF_UNIX) as bound:
-        bound.bind(str(where))
+        bound.bind(path)
         bound.listen(16)
-        with serving(serve.Served(str(where), bound, show_peer, Gate())):
-            yield str(where)
+        with serving(serve.Served(path, bound, show_peer, Gate())) as running:
+            yield running
 
 
 @contextmanager
@@ -39,7 +50,7 @@ def serving(served):
     server = serve._server(served)
     thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[served.bound])))
     thread.start()
-    yield
+    yield server
     server.should_exit = True
     thread.join()
 
@@ -150,6 +161,14 @@ def test_connections_are_bounded(path, monkeypatch):
             assert answer(third).startswith(b"HTTP/1.1 429")
         first.sendall(get())
         assert b"HTTP/1.1 200" in answer(first)
+
+
+def test_a_client_that_does_not_take_its_answer(server, path, monkeypatch):
+    monkeypatch.setattr(http, "WRITE_WITHIN", 0.2)
+    with connected(path) as client:
+        client.sendall(b"GET /large HTTP/1.1\r\nhost: x\r\n\r\n")
+        eventually(lambda: server.server_state.total_requests == 1 and not server.server_state.connections)
+        assert len(answer(client)) < LARGE
 
 
 def test_pipelined_requests_are_answered_in_order(path):

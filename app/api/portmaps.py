@@ -9,14 +9,23 @@ from fastapi import APIRouter, Response
 from app.api.deps import Backend, BackendDep, LabelQuery, Limit, label_filter
 from app.api.docs import errors
 from app.api.schemas import PortmapOut, portmap_out
-from app.model.errors import InternalNetwork, Invalid, KernelRefused, NoGateway, NotFound, PortTaken, StoreFailed
+from app.model.errors import (
+    InternalNetwork,
+    Invalid,
+    KernelRefused,
+    NoGateway,
+    NotFound,
+    PortTaken,
+    StoreFailed,
+    TooManyPorts,
+)
 from app.model.spec import Portmap
 from app.services import portmaps
 from app.services.catalog import page
 from app.services.requests import PortmapCreate, PortmapPatch
 
 router = APIRouter(prefix="/portmaps", tags=["portmaps"])
-_FAILURES = (InternalNetwork, NoGateway, PortTaken, KernelRefused, StoreFailed)
+_FAILURES = (InternalNetwork, NoGateway, PortTaken, TooManyPorts, KernelRefused, StoreFailed)
 
 
 def _out(backend: Backend, portmap: Portmap) -> PortmapOut:

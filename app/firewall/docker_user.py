@@ -44,6 +44,9 @@ class DockerUser:
             except KernelRefused as refusal:
                 level = logging.INFO if refusal.errno == errno.ENOENT else logging.WARNING
                 log.log(level, "chain %s of table %s is not changed: %s", CHAIN, " ".join(table), refusal.detail)
+            except (AttributeError, LookupError, TypeError, ValueError) as surprise:
+                # rules that others wrote since the last look may take a form that is not known here
+                log.warning("chain %s of table %s is not understood: %r", CHAIN, " ".join(table), surprise)
         return done
 
     def _fit(self, table: TableKey, wanted: _Wanted) -> list[str]:

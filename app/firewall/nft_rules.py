@@ -3,7 +3,7 @@
 The chains of `table ip bridgehead` and `table ip6 bridgehead` (docs/dataplane.md tells the packets' outcomes,
 row by row). Each runs just before the other tools' chains of its hook:
 
-    loopback     127.0.0.0/8 from the wire dies before any DNAT (IPv6: the kernel itself sees to ::1)
+    loopback     127.0.0.0/8 from the wire dies before any DNAT (IPv6: `prerouting` leaves ::1 alone)
     forward      neighbours, closed networks, -> into: what goes to a network; what leaves one passes
     prerouting   local destinations -> published: DNAT
     output       the same for local processes
@@ -179,12 +179,14 @@ def _forward_rules(family: Family) -> dict[str, tuple[str, ...]]:
 
 def _nat_rules(family: Family) -> dict[str, tuple[str, ...]]:
     ip = family
+    # the kernel drops ::1 from the wire, but where br_netfilter is at work it is asked after DNAT only
+    from_wire = ("ip6 daddr ::1 return",) if family == "ip6" else ()
     return {
         "published": (
             f"dnat {ip} to meta l4proto . {ip} daddr . th dport map @ports",
             f"dnat {ip} to meta l4proto . th dport map @ports_anywhere",
         ),
-        "prerouting": ("iifname @closed return", "fib daddr type local goto published"),
+        "prerouting": ("iifname @closed return", *from_wire, "fib daddr type local goto published"),
         "output": ("fib daddr type local goto published",),
         "inward": (
             f"ct status dnat {ip} saddr . {ip} daddr @own masquerade",

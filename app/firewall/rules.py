@@ -7,7 +7,7 @@ The chains, in the IPv4 and in the IPv6 tables (docs/dataplane.md tells the pack
                                                    -> CLOSED  networks that are not forwarded for
                                                    -> TO      into a network, by bridge -> TO-<hash>
                                                    -> FROM    out of a network: what TO let through
-    nat     PREROUTING  -> BRIDGEHEAD-PREROUTING   not from closed networks; local destinations -> PORTS
+    nat     PREROUTING  -> BRIDGEHEAD-PREROUTING   not from closed networks, not to ::1; local destinations -> PORTS
             OUTPUT      -> BRIDGEHEAD-OUTPUT       local destinations -> PORTS, for local processes
             POSTROUTING -> BRIDGEHEAD-POSTROUTING  -> INWARD  hairpin and local traffic to a port
                                                    -> OUTWARD masquerade or SNAT
@@ -52,7 +52,7 @@ class Table(NamedTuple):
 TABLES = (Table(4, "raw"), Table(4, "filter"), Table(6, "filter"), Table(4, "nat"), Table(6, "nat"))
 """In the order in which rules are added: protection before what needs it."""
 
-_LOOPBACK = "127.0.0.0/8"
+_LOOPBACK, _LOOPBACK6 = "127.0.0.0/8", "::1/128"
 _MULTICAST: dict[Version, str] = {4: "224.0.0.0/4", 6: "ff00::/8"}
 Options = tuple[tuple[str, str], ...]
 
@@ -149,7 +149,6 @@ _LOCAL_SOURCE = ("addrtype", (("src-type", "LOCAL"),))
 @cache
 def _policy_base(version: Version) -> tuple[Placed, ...]:
     raw, filtering, nat = (Table(version, name) for name in ("raw", "filter", "nat"))
-    # from the wire, the kernel itself takes nothing that is addressed to ::1
     guard = (
         Placed(raw, PREROUTING, Rule(in_interface="!lo", destination=_LOOPBACK, target="DROP")),
         Placed(raw, "PREROUTING", Rule(target=PREROUTING)),
@@ -171,7 +170,10 @@ def _policy_base(version: Version) -> tuple[Placed, ...]:
 @cache
 def _port_base(version: Version) -> tuple[Placed, ...]:
     nat, local = Table(version, "nat"), Rule(matches=(_LOCAL_DESTINATION,), target=PORTS)
+    # the kernel drops ::1 from the wire, but where br_netfilter is at work it is asked after DNAT only
+    from_wire = Placed(nat, PREROUTING, Rule(destination=_LOOPBACK6, target="RETURN"), first=True)
     return (
+        *((from_wire,) if version == 6 else ()),
         Placed(nat, PREROUTING, local),
         _prerouting_jump(version),
         Placed(nat, OUTPUT, local),

@@ -131,6 +131,7 @@ class HostFirewall:
         self._foreign = Foreign(self._nft, with_legacy=choice.name != IPTABLES)
         self._docker_user = DockerUser(self._nft, self._foreign)
         self._policies: dict[ItemKey, NetworkPolicy] = {}
+        self._troubles: dict[str, str] = {}
         self._cleared = False
 
     def apply(self, ops: Sequence[Op]) -> list[str]:
@@ -143,7 +144,10 @@ class HostFirewall:
             if isinstance(op.after, NetworkPolicy):
                 self._policies[op.after.key] = op.after
                 changed = True
-        return told + self._fit() if changed else told
+        if changed:
+            self._troubles.clear()
+            told += self._fit()
+        return told
 
     def sync(self, items: Iterable[FirewallItem]) -> list[str]:
         """New rules first, then leftovers: what is established passes by either's."""
@@ -154,17 +158,22 @@ class HostFirewall:
             found += self._clear()
             self._cleared = True
         self._look()
+        self._troubles.clear()
         return found + self._fit()
 
     def trouble(self, owner: str) -> str:
         """Which chain of whose drops a network's traffic, as of the last look, and what would work; empty for none."""
         if self.name == NONE:
             return ""
-        return self._foreign.trouble(policy for policy in self._policies.values() if policy.owner == owner)
+        if owner not in self._troubles:  # every change of a network's objects asks, and others' rules may be thousands
+            own = (policy for policy in self._policies.values() if policy.owner == owner)
+            self._troubles[owner] = self._foreign.trouble(own)
+        return self._troubles[owner]
 
     def report(self) -> FirewallReport:
         """A fresh look. Raises KernelRefused."""
         self._foreign.look()
+        self._troubles.clear()
         there = legacy.available()
         return FirewallReport(
             backend=self.name,

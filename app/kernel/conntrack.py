@@ -11,12 +11,13 @@ from ipaddress import ip_address
 
 from app.kernel.wire import CT_DELETE, CT_GET, NLM_F_DUMP, Netlink, Packed, attribute, attributes
 from app.model.errors import KernelRefused
-from app.model.spec import IPAddress, Protocol
+from app.model.spec import IPAddress, IPNetwork, Protocol
 from app.model.state import PortForward
 
 _NESTED = 0x8000
-_CTA_TUPLE_ORIG, _CTA_ID, _CTA_FILTER = 1, 12, 25
-_CTA_TUPLE_IP, _CTA_TUPLE_PROTO, _CTA_IP_V4_DST, _CTA_IP_V6_DST = 1, 2, 2, 4
+_CTA_TUPLE_ORIG, _CTA_TUPLE_REPLY, _CTA_ID, _CTA_FILTER = 1, 2, 12, 25
+_CTA_TUPLE_IP, _CTA_TUPLE_PROTO = 1, 2
+_CTA_IP_V4_SRC, _CTA_IP_V4_DST, _CTA_IP_V6_SRC, _CTA_IP_V6_DST = 1, 2, 3, 4
 _CTA_PROTO_NUM, _CTA_PROTO_DST_PORT, _CTA_FILTER_ORIG_FLAGS = 1, 3, 1
 _FILTER_PROTO_NUM, _FILTER_PROTO_DST_PORT = 1 << 3, 1 << 5  # ctnetlink's CTA_FILTER_F_*
 
@@ -26,9 +27,13 @@ _NUMBERS = {Protocol.UDP: socket.IPPROTO_UDP, Protocol.SCTP: socket.IPPROTO_SCTP
 
 @dataclass(frozen=True, slots=True)
 class Flow:
-    """A conntrack entry's original direction; `key` is the attributes that name it for deletion."""
+    """A conntrack entry's original direction; `key` is the attributes that name it for deletion.
+
+    target: who answers; another one than the destination where it was DNATed.
+    """
 
     destination: IPAddress
+    target: IPAddress
     port: int
     key: bytes
 
@@ -59,8 +64,10 @@ class Conntrack(Netlink):
             if proto[_CTA_PROTO_NUM][0] != protocol or _CTA_PROTO_DST_PORT not in proto:
                 continue
             address = attributes(original[_CTA_TUPLE_IP], 0)
+            answer = attributes(attributes(found[_CTA_TUPLE_REPLY], 0)[_CTA_TUPLE_IP], 0)
             yield Flow(
                 destination=ip_address(address[_CTA_IP_V4_DST if family == socket.AF_INET else _CTA_IP_V6_DST]),
+                target=ip_address(answer[_CTA_IP_V4_SRC if family == socket.AF_INET else _CTA_IP_V6_SRC]),
                 port=int.from_bytes(proto[_CTA_PROTO_DST_PORT], "big"),
                 key=attribute(_CTA_TUPLE_ORIG | _NESTED, found[_CTA_TUPLE_ORIG]) + attribute(_CTA_ID, found[_CTA_ID]),
             )
@@ -103,6 +110,23 @@ def flush(forwards: Collection[PortForward], is_host_address: Callable[[IPAddres
             single = next(iter(ports)) if len(ports) == 1 else None
             for flow in list(table.flows(family, _NUMBERS[protocol], single)):
                 if any(_concerns(forward, flow, is_host_address) for forward in ports.get(flow.port, ())):
+                    table.delete(flow, family)
+                    flushed += 1
+    return flushed
+
+
+def flush_into(subnets: Collection[IPNetwork], is_host_address: Callable[[IPAddress], bool]) -> int:
+    """Deletes the flows to addresses of the host that were DNATed into these subnets; returns how many.
+
+    For rules that went and nobody knows: a dump for each protocol and IP version. Raises KernelRefused.
+    """
+    flushed = 0
+    with Conntrack() as table:
+        for version in {subnet.version for subnet in subnets}:
+            family: int = socket.AF_INET if version == 4 else socket.AF_INET6
+            for flow in [flow for number in _NUMBERS.values() for flow in table.flows(family, number)]:
+                mapped = flow.target != flow.destination and any(flow.target in subnet for subnet in subnets)
+                if mapped and (flow.destination.is_loopback or is_host_address(flow.destination)):
                     table.delete(flow, family)
                     flushed += 1
     return flushed

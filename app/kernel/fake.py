@@ -7,7 +7,7 @@ a test put there what others own (`add_*`, `hold_port`), make it fail (`refuse`)
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import NoReturn
 
@@ -15,7 +15,7 @@ from app.kernel.fakeworld import FakeHost, Link, Namespace, Route, link_settings
 from app.model.commands import commands
 from app.model.errors import BridgeheadError, Invalid, KernelRefused, NamespaceMissing, PortTaken
 from app.model.ops import Op
-from app.model.spec import Protocol
+from app.model.spec import IPNetwork, NetnsKind, NetnsRef, Protocol
 from app.model.state import (
     Attachment,
     Bridge,
@@ -25,6 +25,7 @@ from app.model.state import (
     IPInterface,
     Item,
     ItemKey,
+    LoopbackRoute,
     Netns,
     PortForward,
     Sysctl,
@@ -45,6 +46,7 @@ class FakeKernel(FakeHost):
     def __init__(self) -> None:
         super().__init__()
         self.flushed: list[PortForward] = []
+        self.flushed_into: set[IPNetwork] = set()
         self.log: list[Op] = []
         self.closed = False
         self._refusals: list[_Refusal] = []
@@ -70,6 +72,7 @@ class FakeKernel(FakeHost):
             Attachment: self._attachment,
             DefaultRoute: self._default_route,
             Sysctl: self._sysctl,
+            LoopbackRoute: self._loopback_route,
             ForeignLink: self._foreign_link,
         }
         handlers[type(op.item)](op)
@@ -77,6 +80,9 @@ class FakeKernel(FakeHost):
 
     def flush(self, forwards: Collection[PortForward]) -> None:
         self.flushed += [forward for forward in forwards if forward.protocol is not Protocol.TCP]
+
+    def flush_into(self, subnets: Collection[IPNetwork]) -> None:
+        self.flushed_into |= set(subnets)
 
     def close(self) -> None:
         self._held.clear()
@@ -129,6 +135,15 @@ class FakeKernel(FakeHost):
         everywhere = self.sysctls["net/ipv4/conf/all/rp_filter"]
         return path.endswith("/rp_filter") and max(everywhere, self.sysctls[path]) != "1"
 
+    def _loopback_route(self, op: Op) -> None:
+        match op.before, op.after:
+            case _, LoopbackRoute() as after:
+                if not self._require(self.host, after.bridge, op).ipv6:
+                    _refuse(errno.EACCES, op)
+                self.loopbacks.add(after.bridge)
+            case LoopbackRoute() as before, None:
+                self.loopbacks.discard(before.bridge)
+
     def _foreign_link(self, op: Op) -> None:
         if isinstance(op.before, ForeignLink):
             self._delete(op.before.name, op.before.owner)
@@ -147,6 +162,7 @@ class FakeKernel(FakeHost):
         for other in netns.links.values():
             other.master = "" if other.master == name else other.master
         if netns is self.host:
+            self.loopbacks.discard(name)
             for path in link_settings(name):
                 self.sysctls.pop(path, None)
         if link.peer is not None:
@@ -266,6 +282,8 @@ class FakeKernel(FakeHost):
         values = {path: self.sysctls[path] for path in sorted(paths) if path in self.sysctls}
         values |= {path: one.value for path in values if self._is_lax(path) and (one := settings.get(path)) is not None}
         found += [Sysctl(owners.get(path, ""), path, value) for path, value in values.items()]
+        routed = {item.bridge: item.owner for item in wanted.values() if isinstance(item, LoopbackRoute)}
+        found += [LoopbackRoute(routed.get(bridge, ""), bridge) for bridge in sorted(self.loopbacks)]
         return found
 
     def _observed(self, link: Link, wanted: dict[ItemKey, Item]) -> Item:
@@ -291,6 +309,8 @@ class FakeKernel(FakeHost):
                         locked=link.locked,
                         up=link.up and inner.up,
                     )
+                if self._find(item.netns) is None and not _is_remade(item.netns, wanted):
+                    return replace(item, bridge=link.master, mtu=link.mtu, up=False)
             case _:
                 pass
         return ForeignLink(link.owner, link.name)
@@ -302,6 +322,12 @@ class FakeKernel(FakeHost):
             for route in netns.routes.values() if netns is not None else ():
                 if route.ours:
                     yield DefaultRoute(member.owner, member.netns, key, route.via, route.ifname)
+
+
+def _is_remade(ref: NetnsRef, wanted: Mapping[ItemKey, Item]) -> bool:
+    """Whether a missing namespace is made again under its name."""
+    named = wanted.get(("netns", ref.value)) if ref.kind is NetnsKind.NAME else None
+    return isinstance(named, Netns) and named.create
 
 
 def _refuse(number: int, op: Op) -> NoReturn:

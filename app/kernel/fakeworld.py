@@ -70,6 +70,7 @@ class FakeHost:
         self.routes: list[tuple[IPNetwork, str]] = []
         self.uplink = ""
         self.sysctls: dict[str, str] = dict(_SETTINGS)
+        self.loopbacks: set[str] = set()
         self.depended_on: set[str] = set()
         self.can_lock_ports = True
         self._known: dict[Namespace, tuple[NetnsRef, str]] = {}
@@ -121,6 +122,7 @@ class FakeHost:
             f"port {one.protocol} {one.address} {ports_text(one.port, one.count)}" for one in self._held.values()
         )
         parts += [f"sysctl {path}={value}" for path, value in sorted(self.sysctls.items())]
+        parts += [f"loopback route by {bridge}" for bridge in sorted(self.loopbacks)]
         parts += [f"former {path} {values}" for path, values in sorted(self._former.items())]
         return "\n".join(parts)
 

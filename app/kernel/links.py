@@ -14,11 +14,12 @@ from app.kernel import announce, sysctl
 from app.kernel.namespaces import KnownNamespaces, Namespaces, identity, opened
 from app.kernel.netlink import Rtnl
 from app.kernel.settings import loosen_filter, set_ipv6
-from app.kernel.wire import BR_STATE_FORWARDING, ROUTE_PROTOCOL, Link
+from app.kernel.wire import BR_STATE_FORWARDING, ROUTE_PROTOCOL, Link, Route
 from app.model.errors import Invalid, KernelRefused, NamespaceMissing
 from app.model.naming import alias
 from app.model.ops import Op
-from app.model.state import Attachment, Bridge, DefaultRoute, ForeignLink, IPInterface, in_order
+from app.model.spec import Version
+from app.model.state import Attachment, Bridge, DefaultRoute, ForeignLink, IPInterface, LoopbackRoute, in_order
 
 _PORT_TIMEOUT = 2.0
 """Seconds until a bridge port that does not forward counts as refused; it takes 0.1 ms otherwise."""
@@ -178,6 +179,7 @@ class Links:
             time.sleep(0.0001)
 
     def _change_attachment(self, before: Attachment, after: Attachment) -> None:
+        """The host's end from what it is now: where the other one cannot be reached, only this one has changed."""
         link = self._require_own(after.host_ifname, after.owner)
         master = self._require_own(after.bridge).index
         if link.master != master:
@@ -186,11 +188,11 @@ class Links:
             self._rtnl.set_link(link.index, master=master)
             self._set_up_port(after, link.index)
             _check_port(after, self._rtnl.require(after.host_ifname))
-        elif _port_options(before) != _port_options(after):
-            self._change_port(before, after, link.index)
-        if before.mtu != after.mtu:
+        elif _port_options(before) != _port_options(after) or _held_options(link) != _port_options(after):
+            self._change_port(before, after, link)
+        if link.mtu != after.mtu:
             self._rtnl.set_link(link.index, mtu=after.mtu)
-        if not before.up:
+        if not link.up:
             self._rtnl.set_link(link.index, up=True)
         inside = replace(
             before, hairpin=after.hairpin, isolated=after.isolated, locked=after.locked, bridge=after.bridge
@@ -198,11 +200,12 @@ class Links:
         if inside != after:
             self._change_inside(before, after)
 
-    def _change_port(self, before: Attachment, after: Attachment, index: int) -> None:
+    def _change_port(self, before: Attachment, after: Attachment, link: Link) -> None:
+        index = link.index
         if after.locked:
             self._rtnl.add_fdb(index, after.mac)
         self._rtnl.set_link(index, port=_port_options(after))
-        if before.locked and not after.locked:
+        if not after.locked and (before.locked or link.locked):
             self._rtnl.delete_fdb(index, after.mac)
         _check_port(after, self._rtnl.require(after.host_ifname))
 
@@ -215,7 +218,16 @@ class Links:
                 inner.set_link(index, up=True)
             announce.announce(announcer, after.ifname, after.mac, after.addresses - before.addresses)
 
-    # --- default routes
+    # --- routes
+
+    def loopback_route(self, op: Op) -> None:
+        match op.before, op.after:
+            case _, LoopbackRoute() as after:
+                self._rtnl.add_loopback_route(self._require_own(after.bridge, after.owner or None).index)
+            case LoopbackRoute() as before, None:
+                link = self._rtnl.link(before.bridge)
+                if link is not None:
+                    self._rtnl.delete_loopback_route(link.index)
 
     def default_route(self, op: Op) -> None:
         route = op.item
@@ -238,7 +250,13 @@ class Links:
 
 def _put_default_route(inner: Rtnl, route: DefaultRoute, index: int) -> None:
     """Raises KernelRefused EEXIST where the namespace has a default route of its own: at any metric, ours would win."""
-    held = [old for old in inner.routes() if old.destination is None and old.version == route.version]
+    held = _default_routes(inner, route.version)
+    merged = [way for old in held for way in old.ways]
+    if merged:
+        for via, oif in merged:
+            # whose each is does not show; a removal takes only those that bear our number
+            inner.delete_default_route(via or route.via, oif)
+        held = _default_routes(inner, route.version)
     ours = [old for old in held if old.protocol == ROUTE_PROTOCOL]
     if held and not ours:
         asked = f"ip -n {route.netns} -{route.version} route add default via {route.via} dev {route.ifname}"
@@ -251,9 +269,17 @@ def _put_default_route(inner: Rtnl, route: DefaultRoute, index: int) -> None:
     inner.add_default_route(route.via, index, replace=len(held) == len(ours) > 0)
 
 
+def _default_routes(inner: Rtnl, version: Version) -> list[Route]:
+    return [old for old in inner.routes() if old.destination is None and old.version == version]
+
+
 def _port_options(item: Attachment) -> dict[str, bool]:
     # what a locked port learnt would let a stranger's MAC in
     return {"hairpin": item.hairpin, "isolated": item.isolated, "learning": not item.locked, "locked": item.locked}
+
+
+def _held_options(link: Link) -> dict[str, bool]:
+    return {"hairpin": link.hairpin, "isolated": link.isolated, "learning": link.learning, "locked": link.locked}
 
 
 def _check_port(item: Attachment, link: Link) -> None:

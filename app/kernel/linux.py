@@ -33,6 +33,7 @@ from app.model.state import (
     ForeignLink,
     HostPort,
     Item,
+    LoopbackRoute,
     Netns,
     PortForward,
     Sysctl,
@@ -127,6 +128,7 @@ class LinuxKernel:
             Attachment: self._links.attachment,
             DefaultRoute: self._links.default_route,
             Sysctl: self._sysctl,
+            LoopbackRoute: self._links.loopback_route,
             ForeignLink: self._links.foreign_link,
         }
         handlers[type(op.item)](op)
@@ -136,6 +138,10 @@ class LinuxKernel:
         if concerned:
             self._mirror.refresh()
             conntrack.flush(concerned, self._mirror.holds_address)
+
+    def flush_into(self, subnets: Collection[IPNetwork]) -> None:
+        self._mirror.refresh()
+        conntrack.flush_into(subnets, self._mirror.holds_address)
 
     def _netns(self, op: Op) -> None:
         match op.before, op.after:
@@ -172,6 +178,11 @@ class LinuxKernel:
         paths = [f"net/ipv6/conf/{name}/accept_ra" for name in self._mirror.learning_links()]
         return {path: "2" for path in paths if sysctl.read(path) == "1"}
 
+    def _learns_late(self, path: str) -> bool:
+        """Whether a link came to learn its route since we turned IPv6 forwarding on."""
+        ours = _FORWARDING.get(path) == 6 and path in self._ledger.held()
+        return ours and not self._accepting().keys() <= self._ledger.preceded(path)
+
     def _restore_sysctl(self, path: str) -> None:
         version = _FORWARDING.get(path)
         before = self._ledger.present(path)
@@ -196,13 +207,16 @@ class LinuxKernel:
             *self._ports.held(),
             *self._observer.routes(wanted),
             *self._observed_settings(wanted),
+            *self._observer.loopback_routes(wanted),
         ]
 
     def _observed_settings(self, wanted: list[Item]) -> Iterator[Sysctl]:
         settings = {item.path: item for item in wanted if isinstance(item, Sysctl)}
         for path, item in settings.items():
             current = sysctl.read(path)
-            if current is not None:
+            if current is not None and current == item.value and self._learns_late(path):
+                yield replace(item, value=f"{current}, and accept_ra is not 2")
+            elif current is not None:
                 yield item if _is_lax(path) else replace(item, value=current)
         for path in self._ledger.held():
             if path not in settings:

@@ -110,6 +110,39 @@ def _is_netns(descriptor: int) -> bool:
         raise
 
 
+@contextmanager
+def _held_below(directory: Path) -> Iterator[list[int]]:
+    """Descriptors of what is mounted in a directory, and would stay mounted twice once the directory is mounted anew.
+
+    Then no such name could be deleted. None where mounts are shared, for there both go with either.
+    """
+    held: list[int] = []
+    try:
+        if not _is_shared(directory):
+            device = directory.stat().st_dev
+            for entry in directory.iterdir():
+                descriptor = os.open(entry, os.O_PATH | os.O_CLOEXEC)
+                held.append(descriptor)
+                if os.fstat(descriptor).st_dev == device:
+                    os.close(held.pop())
+        yield held
+    finally:
+        for descriptor in held:
+            os.close(descriptor)
+
+
+def _is_shared(path: Path) -> bool:
+    """Whether mounts below a path show in other mount namespaces too (proc(5), mountinfo)."""
+    shared, longest = False, -1
+    for line in Path("/proc/thread-self/mountinfo").read_text().splitlines():
+        fields = line.partition(" - ")[0].split()
+        depth = len(Path(fields[4]).parts)
+        # of those at one place the last one covers the others
+        if path.is_relative_to(fields[4]) and depth >= longest:
+            shared, longest = any(field.startswith("shared:") for field in fields[6:]), depth
+    return shared
+
+
 class KnownNamespaces:
     """Under which key we were last in which namespace, whatever it was called then."""
 
@@ -257,8 +290,11 @@ class Namespaces:
         except OSError as refusal:
             if refusal.errno != errno.EINVAL:
                 raise
-            libc.mount(str(RUN_NETNS), str(RUN_NETNS), "none", libc.MS_BIND | libc.MS_REC)
-            libc.mount("", str(RUN_NETNS), "none", libc.MS_SHARED | libc.MS_REC)
+            with _held_below(RUN_NETNS) as held:
+                libc.mount(str(RUN_NETNS), str(RUN_NETNS), "none", libc.MS_BIND | libc.MS_REC)
+                libc.mount("", str(RUN_NETNS), "none", libc.MS_SHARED | libc.MS_REC)
+                for descriptor in held:
+                    libc.umount(f"/proc/thread-self/fd/{descriptor}")
 
     def delete(self, name: str) -> bool:
         """Removes a namespace that we made; False where it is gone, or not ours."""

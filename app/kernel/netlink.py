@@ -19,6 +19,8 @@ from app.kernel.wire import (
     AF_BRIDGE,
     IFF_UP,
     LINK_GROUP,
+    LOOPBACK6,
+    NLM_F_APPEND,
     NLM_F_CREATE,
     NLM_F_DUMP,
     NLM_F_ECHO,
@@ -29,6 +31,7 @@ from app.kernel.wire import (
     NUD_NOARP,
     ROUTE_PROTOCOL,
     RT_SCOPE_UNIVERSE,
+    RT_TABLE_LOCAL,
     RT_TABLE_MAIN,
     RTM_DELADDR,
     RTM_DELLINK,
@@ -44,6 +47,7 @@ from app.kernel.wire import (
     RTM_NEWNEIGH,
     RTM_NEWNSID,
     RTM_NEWROUTE,
+    RTN_LOCAL,
     RTN_UNICAST,
     Link,
     Message,
@@ -53,6 +57,7 @@ from app.kernel.wire import (
     attribute,
     parse_address,
     parse_link,
+    parse_own_loopback,
     parse_route,
     parse_static_fdb,
 )
@@ -62,6 +67,8 @@ from app.model.state import IPInterface
 
 IFA_F_NODAD = 0x02
 _NDA_LLADDR = 2
+_LOOPBACK_METRIC = 4096
+"""Behind that of lo's own route, by which the host's processes reach ::1."""
 PORT_OPTIONS = {
     "hairpin": "IFLA_BRPORT_MODE",
     "isolated": "IFLA_BRPORT_ISOLATED",
@@ -69,6 +76,10 @@ PORT_OPTIONS = {
     "locked": "IFLA_BRPORT_LOCKED",
 }
 """Options of a bridge port, as bridge(8) names them."""
+
+
+def _loopback(index: int) -> str:
+    return f"local {LOOPBACK6}/128 dev index {index} table local metric {_LOOPBACK_METRIC}"
 
 
 def _fdb_message(port: int, mac: str, flags: int) -> Packed:
@@ -291,6 +302,36 @@ class Rtnl(Netlink):
         message["table"], message["scope"], message["type"] = RT_TABLE_MAIN, RT_SCOPE_UNIVERSE, RTN_UNICAST
         message["proto"] = ROUTE_PROTOCOL
         message["attrs"] = [["RTA_GATEWAY", str(via)], ["RTA_OIF", index]]
+        return message
+
+    def add_loopback_route(self, index: int) -> None:
+        """Adds a local route of ::1 by a link, after lo's own; its being there already is as good."""
+        # the kernel takes no equal route by the same link, and several by different links only where one is appended
+        flags, asked = NLM_F_CREATE | NLM_F_APPEND, f"ip -6 route append {_loopback(index)}"
+        try:
+            self.change(self._loopback_message(index), RTM_NEWROUTE, flags, lambda: asked)
+        except KernelRefused as refusal:
+            if refusal.errno != errno.EEXIST:
+                raise
+
+    def delete_loopback_route(self, index: int) -> None:
+        """Takes `add_loopback_route` back; its being gone already is as good."""
+        self._delete(self._loopback_message(index), RTM_DELROUTE, f"ip -6 route delete {_loopback(index)}")
+
+    def own_loopbacks(self) -> set[int]:
+        """Indices of the links with a local route of ::1 that bears our mark: a dump."""
+        message = rtmsg()
+        message["family"] = socket.AF_INET6
+        raws = self.request(message, RTM_GETROUTE, NLM_F_DUMP, lambda: "ip -6 route show table local")
+        return {index for raw in raws if (index := parse_own_loopback(raw)) is not None}
+
+    @staticmethod
+    def _loopback_message(index: int) -> Message:
+        message = rtmsg()
+        message["family"], message["dst_len"] = socket.AF_INET6, 128
+        message["table"], message["scope"], message["type"] = RT_TABLE_LOCAL, RT_SCOPE_UNIVERSE, RTN_LOCAL
+        message["proto"] = ROUTE_PROTOCOL
+        message["attrs"] = [["RTA_DST", str(LOOPBACK6)], ["RTA_OIF", index], ["RTA_PRIORITY", _LOOPBACK_METRIC]]
         return message
 
     def _delete(self, message: Message, kind: int, asked: str) -> None:

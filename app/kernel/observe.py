@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 
 from app.kernel.mirror import HostMirror
 from app.kernel.namespaces import KnownNamespaces, Namespaces, opened
 from app.kernel.netlink import Rtnl
-from app.kernel.settings import ipv6_is_on
+from app.kernel.settings import filters_strictly, ipv6_is_on
 from app.kernel.wire import ADDRESS_PROTOCOL, ROUTE_PROTOCOL, Link
 from app.model.errors import NamespaceMissing
-from app.model.state import Attachment, Bridge, DefaultRoute, ForeignLink, IPInterface, Item, Netns
+from app.model.spec import NetnsKind
+from app.model.state import Attachment, Bridge, DefaultRoute, ForeignLink, IPInterface, Item, LoopbackRoute, Netns
 
 _StaticFdb = set[tuple[int, str]]
 
@@ -42,13 +43,14 @@ class Observer:
         links = [link for link in self._mirror.links() if link.is_ours]
         locks = any(item.locked for item in veths.values()) or any(link.locked or not link.learning for link in links)
         static = self._rtnl.static_fdb() if locks else set()
+        remade = {item.name for item in wanted if isinstance(item, Netns) and item.create}
         for link in links:
             owner = link.owner or ""
             bridge, veth = bridges.get(link.name), veths.get(link.name)
             if bridge is not None and (bridge.owner, "bridge") == (owner, link.kind):
                 yield self._bridge(bridge, link)
             elif veth is not None and (veth.owner, "veth") == (owner, link.kind):
-                yield self._attachment(veth, link, static) or ForeignLink(owner, link.name)
+                yield self._attachment(veth, link, static, remade) or ForeignLink(owner, link.name)
             else:
                 yield ForeignLink(owner, link.name)
 
@@ -64,12 +66,19 @@ class Observer:
             up=link.up,
         )
 
-    def _attachment(self, wanted: Attachment, link: Link, static: _StaticFdb) -> Attachment | None:
-        """None where the other end is not where it should be: the pair is made anew."""
+    def _attachment(
+        self, wanted: Attachment, link: Link, static: _StaticFdb, remade: Collection[str]
+    ) -> Attachment | None:
+        """None where the other end is not where it should be: the pair is made anew.
+
+        Where nothing is at the namespace's place any more, it may live on without: its veth stays, and counts as
+        down for nobody can see to it. remade: names of namespaces that are made where they are missing.
+        """
         try:
             with opened(wanted.netns) as netns:
                 with self._namespaces.inside(netns):
-                    ipv6, inner = ipv6_is_on(wanted.ifname), Rtnl(str(wanted.netns))
+                    ipv6, strict = ipv6_is_on(wanted.ifname), filters_strictly(wanted.ifname)
+                    inner = Rtnl(str(wanted.netns))
                 with inner:
                     self._known.remember(netns, wanted.netns, wanted.namespace_key)
                     peer = inner.link(wanted.ifname)
@@ -77,18 +86,34 @@ class Observer:
                         return None
                     addresses = _addresses(inner, peer.index, wanted)
         except NamespaceMissing:
-            return None
+            if wanted.netns.kind is NetnsKind.NAME and wanted.netns.value in remade:
+                return None
+            return replace(self._port(wanted, link, static), mtu=link.mtu, up=False)
+        return replace(
+            self._port(wanted, link, static),
+            mtu=link.mtu if link.mtu != wanted.mtu else peer.mtu,
+            addresses=addresses,
+            ipv6=ipv6,
+            # one that drops answers counts as down: what sets it up sees to its settings too
+            up=link.up and peer.up and not strict,
+        )
+
+    def _port(self, wanted: Attachment, link: Link, static: _StaticFdb) -> Attachment:
+        """The bridge's side of it."""
         return replace(
             wanted,
             bridge=self._mirror.name_of(link.master) if link.master is not None else "",
-            mtu=min(link.mtu, peer.mtu),
-            addresses=addresses,
-            ipv6=ipv6,
             hairpin=link.hairpin,
             isolated=link.isolated,
             locked=_is_locked(wanted, link, static),
-            up=link.up and peer.up,
         )
+
+    def loopback_routes(self, wanted: Sequence[Item]) -> Iterator[LoopbackRoute]:
+        """Our routes of ::1, wanted or not."""
+        owners = {item.bridge: item.owner for item in wanted if isinstance(item, LoopbackRoute)}
+        for index in self._rtnl.own_loopbacks():
+            bridge = self._mirror.name_of(index)
+            yield LoopbackRoute(owners.get(bridge, ""), bridge)
 
     def routes(self, wanted: Sequence[Item]) -> Iterator[DefaultRoute]:
         """Our default routes in the namespaces that have endpoints, wanted or not."""
@@ -97,7 +122,10 @@ class Observer:
             try:
                 with opened(member.netns) as netns, self._namespaces.rtnl(netns, str(member.netns)) as inner:
                     for route in inner.routes():
-                        if route.destination is None and route.protocol == ROUTE_PROTOCOL and route.via is not None:
+                        # one that was merged with somebody's is not as wanted
+                        if (route.destination, route.protocol, route.ways) != (None, ROUTE_PROTOCOL, ()):
+                            continue
+                        if route.via is not None:
                             link = inner.link(index=route.oif or 0)
                             name = link.name if link is not None else ""
                             yield DefaultRoute(member.owner, member.netns, key, route.via, name)

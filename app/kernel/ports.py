@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from app.kernel.sockdiag import SockDiag
-from app.model.errors import BridgeheadError, KernelRefused, PortTaken
+from app.model.errors import BridgeheadError, KernelRefused, PortTaken, TooManyPorts
 from app.model.spec import IPAddress, Protocol
 from app.model.state import HostPort, ItemKey
 
@@ -25,6 +25,8 @@ _SELECTABLE = 1024
 """FD_SETSIZE: libnftables ends the process where its socket has a higher number."""
 
 _Port = tuple[Protocol, IPAddress, int]
+_SPARE = 512
+"""Descriptors that stay for all that is no port: connections, the database, namespaces in passing."""
 
 _SPARE_DESCRIPTORS = 256
 """Left to everything but host ports: without them no client could even connect to take a mapping back."""
@@ -34,6 +36,11 @@ def raise_descriptor_limit() -> None:
     """Each published port holds a descriptor: takes the hard limit of RLIMIT_NOFILE as the soft one."""
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _room() -> int:
+    """How many ports can be held at most."""
+    return max(0, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _SPARE)
 
 
 class PortReservations:
@@ -49,9 +56,10 @@ class PortReservations:
     def change(self, before: HostPort | None, after: HostPort | None) -> None:
         """Reserves what is new of `after` and releases the rest of `before`; a port in both stays bound.
 
-        Raises PortTaken with the holder's name, or KernelRefused, and has changed nothing then.
+        Raises PortTaken with the holder's name, TooManyPorts, or KernelRefused, and has changed nothing then.
         """
         wanted, former = _ports(after), _ports(before)
+        self._require_room(wanted)
         # 0.0.0.0 and an address of the host exclude one another, held by ourselves or not
         numbers = {port for _protocol, _address, port in wanted - former}
         in_the_way = {one for one in former - wanted if one[2] in numbers}
@@ -75,6 +83,17 @@ class PortReservations:
             self._hold(after, bound)
             # one that another mapping held until now changes hands without being free in between
             self._hold(after, {port: self._sockets[port][1] for port in wanted})
+
+    def _require_room(self, wanted: set[_Port]) -> None:
+        """Former ports and new ones are held together for a moment. Raises TooManyPorts."""
+        new = sum(port not in self._sockets for port in wanted)
+        room = max(0, _room() - len(self._sockets))
+        if new > room:
+            raise TooManyPorts(
+                f"{new} more ports want {new} descriptors, one each, and {len(self._sockets)} are held: {room} more "
+                f"can be had within the daemon's limit of open files, {_room() + _SPARE}. Publish fewer ports, or "
+                "start the daemon with a higher limit (systemd: LimitNOFILE)"
+            )
 
     def _hold(self, holder: HostPort | None, bound: Mapping[_Port, socket.socket | None]) -> None:
         if holder is not None:
@@ -133,6 +152,8 @@ def _open(protocol: Protocol, address: IPAddress) -> socket.socket | None:
     except OSError as refusal:
         if protocol is Protocol.SCTP and refusal.errno in (errno.EPROTONOSUPPORT, errno.ESOCKTNOSUPPORT):
             return None
+        if refusal.errno in (errno.EMFILE, errno.ENFILE):
+            raise TooManyPorts(f"no descriptor is left for port {protocol}/{address}: {refusal.strerror}") from None
         raise KernelRefused(refusal.errno or errno.EIO, f"socket {protocol}, IPv{address.version}") from refusal
 
 

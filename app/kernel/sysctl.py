@@ -82,16 +82,18 @@ class SysctlLedger:
     def set(self, path: str, value: str, first: Mapping[str, str] | None = None, present: Iterable[str] = ()) -> None:
         """Sets a value; its former one is on disk before. Raises KernelRefused.
 
-        first: settings that must have their values before this one, and go back after it.
+        first: settings that must have their values before this one, and go back after it; where ours stands
+        already, those of them that are new.
         """
-        current = read(path)
-        if current == value:
+        current, kept = read(path), self._changed.get(path)
+        if current == value and (kept is None or first is None or first.keys() <= kept.first.keys()):
             return
         if current is None:
             write(path, value)  # refused with the kernel's own words
             return
-        kept = self._changed.get(path) or _Kept(current, value, _beside(path), present=tuple(present))
-        before = {other: (former, wanted) for other, wanted in (first or {}).items() if (former := read(other))}
+        kept = kept or _Kept(current, value, _beside(path), present=tuple(present))
+        new = {other: wanted for other, wanted in (first or {}).items() if current != value or other not in kept.first}
+        before = {other: (former, wanted) for other, wanted in new.items() if (former := read(other))}
         self._changed[path] = replace(kept, ours=value, first=before | kept.first)
         self._save()
         for other, (_former, wanted) in before.items():
@@ -121,6 +123,11 @@ class SysctlLedger:
         """Leaves a setting as it is for good."""
         if self._changed.pop(path, None) is not None:
             self._save()
+
+    def preceded(self, path: str) -> frozenset[str]:
+        """The settings that go back with this one, which we changed."""
+        kept = self._changed.get(path)
+        return frozenset(kept.first) if kept is not None else frozenset()
 
     def present(self, path: str) -> tuple[str, ...] | None:
         """Who was there when we changed the setting; None where we did not, or an older daemon did."""

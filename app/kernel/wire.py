@@ -10,8 +10,8 @@ import socket
 import struct
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from ipaddress import ip_address, ip_interface, ip_network
+from dataclasses import dataclass, field, replace
+from ipaddress import IPv6Address, ip_address, ip_interface, ip_network
 from typing import Any, Self
 
 from app.model.errors import KernelRefused
@@ -27,20 +27,21 @@ RTM_NEWNSID, RTM_GETNSID = 88, 90
 CT_GET, CT_DELETE = 0x101, 0x102  # NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_*
 
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_ECHO, NLM_F_DUMP = 0x1, 0x4, 0x8, 0x300
-NLM_F_REPLACE, NLM_F_EXCL, NLM_F_CREATE, NLM_F_ACK_TLVS = 0x100, 0x200, 0x400, 0x200
+NLM_F_REPLACE, NLM_F_EXCL, NLM_F_CREATE, NLM_F_APPEND, NLM_F_ACK_TLVS = 0x100, 0x200, 0x400, 0x800, 0x200
 NLMSG_ERROR, NLMSG_DONE = 2, 3
 NLMSGERR_ATTR_MSG = 1
 
 IFF_UP = 0x1
 NUD_NOARP = 0x40
 NTF_SELF, NTF_MASTER, NTF_STICKY = 0x02, 0x04, 0x40
-RTN_UNICAST = 1
-RT_TABLE_MAIN, RT_SCOPE_UNIVERSE = 254, 0
+RTN_UNICAST, RTN_LOCAL = 1, 2
+RT_TABLE_MAIN, RT_TABLE_LOCAL, RT_SCOPE_UNIVERSE = 254, 255, 0
 ROUTE_PROTOCOL = 98
 """rtm_protocol of our routes ('b'): tells them from an administrator's (ip-route(8), RTPROTO)."""
 ROUTE_PROTOCOL_RA = 9
 ADDRESS_PROTOCOL = 98
 """IFA_PROTO of our addresses, which Linux has since 5.18."""
+LOOPBACK6 = IPv6Address("::1")
 LINK_GROUP = 25192
 """IFLA_GROUP of our links ('bh'): unlike the alias it is set as the link is made, so that a link
 whose maker was killed before it had its alias is still known as ours."""
@@ -105,7 +106,11 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A unicast route of the main table. `destination` None is the default route."""
+    """A unicast route of the main table. `destination` None is the default route.
+
+    ways: gateways and interfaces of one with several, of which `via` and `oif` are the first. IPv6 routes of equal
+    metric become one such, whoever made them.
+    """
 
     destination: IPNetwork | None
     version: int
@@ -113,6 +118,7 @@ class Route:
     via: IPAddress | None
     protocol: int
     priority: int
+    ways: tuple[tuple[IPAddress | None, int], ...] = field(default=(), compare=False)
 
 
 class Packed(dict[str, Any]):
@@ -315,17 +321,35 @@ def parse_route(raw: bytes) -> Route | None:
     found = attributes(raw, 28)
     if (_number(found.get(_RTA_TABLE)) or table) != RT_TABLE_MAIN:
         return None
-    hops = found.get(_RTA_MULTIPATH, b"")
-    if len(hops) >= 8:
-        # of several ways the first one: linux/rtnetlink.h, struct rtnexthop
-        found[_RTA_OIF] = hops[4:8]
-        found |= attributes(hops[: int.from_bytes(hops[:2], sys.byteorder)], 8)
-    destination, via = found.get(_RTA_DST), found.get(_RTA_GATEWAY)
+    ways = tuple(_ways(found.get(_RTA_MULTIPATH, b"")))
+    destination, gateway = found.get(_RTA_DST), found.get(_RTA_GATEWAY)
+    via, oif = ways[0] if ways else (ip_address(gateway) if gateway else None, _number(found.get(_RTA_OIF)))
     return Route(
         destination=ip_network((ip_address(destination), prefix)) if destination else None,
         version=4 if family == socket.AF_INET else 6,
-        oif=_number(found.get(_RTA_OIF)),
-        via=ip_address(via) if via else None,
+        oif=oif,
+        via=via,
         protocol=protocol,
         priority=_number(found.get(_RTA_PRIORITY)) or 0,
+        ways=ways,
     )
+
+
+def _ways(raw: bytes) -> Iterator[tuple[IPAddress | None, int]]:
+    """Gateway and interface of each struct rtnexthop (linux/rtnetlink.h)."""
+    while len(raw) >= 8:
+        length, _flags, _hops, index = struct.unpack_from("=HBBi", raw)
+        if length < 8:
+            return
+        gateway = attributes(raw[:length], 8).get(_RTA_GATEWAY)
+        yield ip_address(gateway) if gateway else None, index
+        raw = raw[(length + 3) & ~3 :]
+
+
+def parse_own_loopback(raw: bytes) -> int | None:
+    """The interface index of a local route of ::1 that bears our mark, None for any other route."""
+    family, prefix, _source, _tos, _table, protocol, _scope, kind, _flags = struct.unpack_from("=8BI", raw, 16)
+    if (family, prefix, protocol, kind) != (socket.AF_INET6, 128, ROUTE_PROTOCOL, RTN_LOCAL):
+        return None
+    found = attributes(raw, 28)
+    return _number(found.get(_RTA_OIF)) if found.get(_RTA_DST) == LOOPBACK6.packed else None

@@ -15,6 +15,7 @@ from app.model.state import (
     HostPort,
     IPInterface,
     Item,
+    LoopbackRoute,
     Netns,
     Sysctl,
     in_order,
@@ -37,6 +38,10 @@ def _in(netns: NetnsRef) -> str:
 
 def _family(route: DefaultRoute) -> str:
     return " -6" if route.version == 6 else ""
+
+
+def _loopback(route: LoopbackRoute) -> str:
+    return f"local ::1/128 dev {route.bridge} table local metric 4096"
 
 
 def _enter(netns: NetnsRef) -> str:
@@ -97,6 +102,8 @@ def _made(item: Item) -> list[str]:
             return [f"{_in(item.netns)}{_family(item)} route replace default via {item.via} dev {item.ifname}"]
         case Sysctl():
             return [f"sysctl -w {_dotted(item.path)}={item.value}"]
+        case LoopbackRoute():
+            return [f"ip -6 route append {_loopback(item)}"]
         case _:
             return []
 
@@ -131,6 +138,8 @@ def _removed(item: Item) -> list[str]:
             return [f"{_in(item.netns)}{_family(item)} route delete default via {item.via} dev {item.ifname}"]
         case Sysctl():
             return [f"# sysctl {_dotted(item.path)}: its former value again"]
+        case LoopbackRoute():
+            return [f"ip -6 route delete {_loopback(item)}"]
         case _:
             return []
 

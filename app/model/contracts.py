@@ -60,6 +60,9 @@ class Kernel(Host, Interface):
     def flush(self, forwards: Collection[PortForward]) -> None:
         """Forgets the flows of connectionless protocols to these host ports."""
 
+    def flush_into(self, subnets: Collection[IPNetwork]) -> None:
+        """Forgets the flows of connectionless protocols that published ports led into these subnets."""
+
     def observe(self, expected: Iterable[Item]) -> list[Item]:
         """Every marked item there is, and of those expected that are there, how they really are."""
 

@@ -86,6 +86,10 @@ class BridgeFull(Conflict):
     code, title = "bridge_full", "Bridge is full"
 
 
+class TooManyPorts(Conflict):
+    code, title = "too_many_ports", "Too many ports"
+
+
 class Unauthorized(BridgeheadError):
     code, status, title = "unauthorized", 401, "Unauthorized"
 

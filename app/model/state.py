@@ -173,6 +173,22 @@ class Sysctl:
 
 
 @dataclass(frozen=True, slots=True)
+class LoopbackRoute:
+    """A second local route of ::1, by a bridge: IPv6's route_localnet, for answers that come back by the bridge.
+
+    The kernel looks ::1 up by the interface that the packet came in by, and drops what came to it from the wire
+    before that.
+    """
+
+    owner: str = field(compare=False)
+    bridge: str
+
+    @property
+    def key(self) -> ItemKey:
+        return ("loopback", self.bridge)
+
+
+@dataclass(frozen=True, slots=True)
 class ForeignLink:
     """A link that bears our mark and belongs to no object; it is only ever removed."""
 
@@ -186,7 +202,7 @@ class ForeignLink:
 
 TrafficItem = NetworkPolicy | PortForward
 FirewallItem = TrafficItem | SourceGuard
-Item = Netns | HostPort | FirewallItem | Bridge | Attachment | DefaultRoute | Sysctl | ForeignLink
+Item = Netns | HostPort | FirewallItem | Bridge | Attachment | DefaultRoute | Sysctl | LoopbackRoute | ForeignLink
 State = Mapping[ItemKey, Item]
 
 

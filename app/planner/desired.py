@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 
 from app.drivers import DRIVERS
 from app.model.spec import Endpoint, NetnsKind, Network, Portmap, Version
-from app.model.state import DefaultRoute, HostPort, Item, Netns, NetworkPolicy, PortForward, Sysctl
+from app.model.state import DefaultRoute, HostPort, Item, LoopbackRoute, Netns, NetworkPolicy, PortForward, Sysctl
 
 _DRIVER = DRIVERS["bridge"]
 _NAMED = f"{NetnsKind.NAME}:"
@@ -19,8 +19,10 @@ def host_items(routed: Collection[Version]) -> tuple[Item, ...]:
     return tuple(Sysctl("host", _FORWARDING[version], "1") for version in _VERSIONS if version in routed)
 
 
-def network_items(network: Network, *, local_ports: bool, beside: Collection[Network] = ()) -> tuple[Item, ...]:
-    """`local_ports`: a port of 127.0.0.1 leads into the network (route_localnet, row 8).
+def network_items(
+    network: Network, *, local_ports: Collection[Version], beside: Collection[Network] = ()
+) -> tuple[Item, ...]:
+    """`local_ports`: the IP versions in which a port of 127.0.0.1 or ::1 leads into the network (row 8).
 
     `beside`: other networks that an endpoint's namespace is on too, by which its answers may come back: strict
     reverse path filtering would drop them.
@@ -41,8 +43,10 @@ def network_items(network: Network, *, local_ports: bool, beside: Collection[Net
         for plan in network.plans
     )
     items = [*_DRIVER.network(network), *policies]
-    if local_ports and network.gateway_for(4) is not None:
+    if 4 in local_ports and network.gateway_for(4) is not None:
         items.append(Sysctl(network.id, f"net/ipv4/conf/{network.bridge}/route_localnet", "1"))
+    if 6 in local_ports and network.gateway_for(6) is not None:
+        items.append(LoopbackRoute(network.id, network.bridge))
     if beside:
         items.append(Sysctl(network.id, f"net/ipv4/conf/{network.bridge}/rp_filter", "2"))
     return tuple(items)

@@ -12,6 +12,7 @@ from app.model.state import (
     ForeignLink,
     HostPort,
     Item,
+    LoopbackRoute,
     Netns,
     NetworkPolicy,
     PortForward,
@@ -34,14 +35,16 @@ _UP = _ranks(
     SourceGuard,
     Bridge,
     Sysctl,
+    LoopbackRoute,
     Attachment,
     DefaultRoute,
     ForeignLink,
 )
-# down: route_localnet before row 9's drop, which goes with a policy; all traffic's rules in one change, before the
-# links; a link before what guards it; the port after what leads from it
+# down: route_localnet, and its IPv6 twin, before row 9's drop, which goes with a policy; all traffic's rules in one
+# change, before the links; a link before what guards it; the port after what leads from it
 _DOWN = _ranks(
     Sysctl,
+    LoopbackRoute,
     PortForward,
     NetworkPolicy,
     DefaultRoute,

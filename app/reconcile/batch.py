@@ -16,7 +16,7 @@ from app.model.contracts import Kernel
 from app.model.errors import BridgeheadError
 from app.model.ops import Op
 from app.model.spec import IPNetwork
-from app.model.state import Item, ItemKey
+from app.model.state import Attachment, Item, ItemKey
 from app.planner.diff import diff
 from app.reconcile.executor import Executor, Outcome, is_gone
 from app.reconcile.render import Rendered, Subject, render
@@ -209,8 +209,13 @@ def _raise_refused(job: Job, outcome: Outcome) -> None:
         gone = is_gone(refusal)
         if op.after is None and not gone:
             raise refusal
-        if op.after is not None and op.before is not None and gone and not job.healed:
+        if op.after is not None and op.before is not None and gone and not job.healed and not _is_known(op.before):
             raise _Drifted from refusal
+
+
+def _is_known(before: Item) -> bool:
+    """Whether the last full pass found it so: a veth that lives on without its namespace's path counts as down."""
+    return isinstance(before, Attachment) and not before.up
 
 
 def _subject(one: _Done) -> Subject:

@@ -13,6 +13,7 @@ from app.model.commands import commands
 from app.model.contracts import Kernel
 from app.model.errors import BridgeheadError, KernelRefused, NamespaceMissing
 from app.model.ops import Op
+from app.model.spec import IPNetwork
 from app.model.state import Attachment, DefaultRoute, FirewallItem, Netns, PortForward
 from app.planner.diff import inverse
 
@@ -91,6 +92,14 @@ class Executor:
         except Exception:
             self.stuck = True
             log.exception("flows of %d port mappings cannot be forgotten", len(forwards))
+
+    def flush_into(self, subnets: list[IPNetwork]) -> None:
+        """Forgets the flows that rules nobody knows of led there; see `flush`."""
+        try:
+            self._kernel.flush_into(subnets)
+        except Exception:
+            self.stuck = True
+            log.exception("flows into %d networks cannot be forgotten", len(subnets))
 
     def _run_group(self, group: list[Op], outcome: Outcome, own: str | None) -> None:
         try:

@@ -11,11 +11,14 @@ from app.model.errors import BridgeheadError
 from app.model.ops import Op
 from app.model.state import (
     Attachment,
+    Bridge,
     DefaultRoute,
     FirewallItem,
     HostPort,
     Item,
     ItemKey,
+    LoopbackRoute,
+    NetworkPolicy,
     PortForward,
     State,
     Sysctl,
@@ -40,13 +43,13 @@ class Healed:
 def heal(kernel: Kernel, firewall: Firewall, executor: Executor, rendered: dict[Key, Rendered]) -> Healed:
     """Host ports first, then the rules as a whole, then links, routes and settings one by one.
 
-    What only the rules made safe, route_localnet, goes before them (row 9). A mapping whose port a process
-    took meanwhile gets no rule: it would take that process's traffic.
+    What only the rules made safe, route_localnet and the route of ::1, goes before them (row 9). A mapping whose
+    port a process took meanwhile gets no rule: it would take that process's traffic.
     """
     wanted = {item_key: item for one in rendered.values() for item_key, item in one.items.items()}
     links = {key: item for key, item in wanted.items() if not isinstance(item, FirewallItem)}
     observed = {item.key: item for item in kernel.observe(links.values())}
-    ops = diff(links, _without_lost_routes(links, observed))
+    ops = diff(links, _without_what_goes_along(links, observed))
     first = executor.run_each([op for op in ops if _before_rules(op)])
     lost = {op.item.owner for op, _refusal in first.refused if isinstance(op.item, HostPort)}
     rules = {key: item for key, item in wanted.items() if isinstance(item, FirewallItem) and item.owner not in lost}
@@ -57,8 +60,9 @@ def heal(kernel: Kernel, firewall: Firewall, executor: Executor, rendered: dict[
     for op in rest.done:
         log.info("healed: %s %s", "removed" if op.after is None else "restored", " ".join(op.item.key))
     if found:
-        # which rules were missing is not known by item, and flows may have passed by them: row 13
+        # which rules were missing or too many is not known by item, and flows may have passed by them: row 13
         executor.flush([item for item in wanted.values() if isinstance(item, PortForward)])
+        executor.flush_into([item.subnet for item in wanted.values() if isinstance(item, NetworkPolicy)])
     refused = first.refused + rest.refused
     short: dict[ItemKey, Item | None] = {op.item.key: op.before for op, _refusal in refused}
     short |= {key: None for key, item in wanted.items() if isinstance(item, FirewallItem) and key not in rules}
@@ -69,18 +73,25 @@ def heal(kernel: Kernel, firewall: Firewall, executor: Executor, rendered: dict[
 def _before_rules(op: Op) -> bool:
     if isinstance(op.item, HostPort):
         return op.before is None
-    return op.after is None and isinstance(op.item, Sysctl) and op.item.path.endswith("/route_localnet")
+    localnet = isinstance(op.item, Sysctl) and op.item.path.endswith("/route_localnet")
+    return op.after is None and (localnet or isinstance(op.item, LoopbackRoute))
 
 
-def _without_lost_routes(wanted: State, observed: State) -> dict[ItemKey, Item]:
-    """A route that is there now goes with the link under it where that is made anew."""
-    remade = {
-        op.after.namespace_key
-        for op in diff(wanted, observed)
-        if op.before is None and isinstance(op.after, Attachment)
-    }
-    return {
-        key: item
-        for key, item in observed.items()
-        if not (isinstance(item, DefaultRoute) and item.namespace_key in remade)
-    }
+def _without_what_goes_along(wanted: State, observed: State) -> dict[ItemKey, Item]:
+    """A route or setting that is there now goes with the link under it where that is made anew."""
+    made = [op.after for op in diff(wanted, observed) if op.before is None]
+    namespaces = {item.namespace_key for item in made if isinstance(item, Attachment)}
+    bridges = {item.name for item in made if isinstance(item, Bridge)}
+
+    def stays(item: Item) -> bool:
+        match item:
+            case DefaultRoute():
+                return item.namespace_key not in namespaces
+            case LoopbackRoute():
+                return item.bridge not in bridges
+            case Sysctl() if item.key in wanted:
+                return bridges.isdisjoint(item.path.split("/"))
+            case _:
+                return True
+
+    return {key: item for key, item in observed.items() if stays(item)}

@@ -61,7 +61,7 @@ def network_of(store: Repository, endpoint: Endpoint) -> Network:
 
 
 def _network(store: Repository, network: Network) -> Rendered:
-    local_ports = network.gateway_for(4) is not None and store.has_local_ports(network)
+    local_ports = [plan.version for plan in network.plans if store.has_local_ports(network, plan.version)]
     items = desired.network_items(network, local_ports=local_ports, beside=store.networks_beside(network))
     return Rendered(network, state_of(*items))
 

@@ -225,6 +225,7 @@ class Worker:
         except Exception:
             log.exception("full pass failed unexpectedly, it will be tried again")
             lacking = frozenset({("pass",)})
+        self._requests.stale |= stale and ("pass",) in lacking
         self._schedule(lacking)
 
     def _schedule(self, lacking: frozenset[ItemKey]) -> None:

@@ -220,9 +220,10 @@ class Repository:
         for row in self._session.exec(select(PortFloorRow).where(*above)).all():
             self._save(row, port=port)
 
-    def has_local_ports(self, network: Network) -> bool:
-        """Whether a port of 127.0.0.1 leads into the network."""
-        local = or_(PortmapRow.host_ip == "0.0.0.0", col(PortmapRow.host_ip).like("127.%"))  # noqa: S104 - a value
+    def has_local_ports(self, network: Network, version: Version) -> bool:
+        """Whether a port of 127.0.0.1, or of ::1, leads into the network."""
+        everywhere, loopback = ("0.0.0.0", "127.%") if version == 4 else ("::", "::1")  # noqa: S104 - a value
+        local = or_(PortmapRow.host_ip == everywhere, col(PortmapRow.host_ip).like(loopback))
         members = select(EndpointRow.id).where(EndpointRow.network_id == network.id)
         statement = select(PortmapRow.seq).where(local, col(PortmapRow.endpoint_id).in_(members)).limit(1)
         return self._session.exec(statement).first() is not None

@@ -6,7 +6,7 @@ import pytest
 from harness import UPLINK6
 
 from app.model.spec import Protocol
-from app.model.state import Bridge, NetworkPolicy, Sysctl
+from app.model.state import Bridge, LoopbackRoute, NetworkPolicy, Sysctl
 
 FORWARDING = "net/ipv6/conf/all/forwarding"
 
@@ -190,6 +190,19 @@ def test_ports_of_ipv6(six):
     six.kernel.hold_port(Protocol.UDP, ip_address("::"), 53, "process 'dns' (pid 7)")
     body = {"endpoint": "red", "protocol": "udp", "host_ip": UPLINK6, "host_port": 53}
     six.refused("POST", "/portmaps", body, 409, "port_taken", "process 'dns' (pid 7)")
+
+
+@pytest.mark.parametrize("host_ip", ["::", "::1"])
+def test_a_port_of_the_ipv6_loopback_wants_its_route(six, host_ip):
+    six.endpoint()
+    six.portmap(host_ip=UPLINK6, host_port=79)
+    six.portmap(host_ip="0.0.0.0", host_port=80)
+    assert wanted_by_the_network(six, LoopbackRoute) == []
+    made = six.portmap(host_ip=host_ip, host_port=80)
+    assert wanted_by_the_network(six, LoopbackRoute) == [LoopbackRoute("", "web")]
+    assert six.kernel.loopbacks == {"web"}
+    six.patch(f"/portmaps/{made['id']}", host_ip=UPLINK6)
+    assert six.kernel.loopbacks == set()
 
 
 def test_ports_of_ipv6_need_no_route_localnet(six):

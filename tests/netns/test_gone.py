@@ -3,7 +3,8 @@
 Each has a sibling in the same namespace and port mappings, so that every change comes by what is gone.
 """
 
-from contextlib import ExitStack
+import os
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -38,9 +39,22 @@ def path(sandbox, stack):
     return {"netns": PATH}, lambda: sandbox.host.run(_unbind)
 
 
-def _bind(source):
-    Path(PATH).touch()
-    libc.mount(source, PATH, "none", libc.MS_BIND)
+def _bind(source, path=Path(PATH)):
+    path.touch()
+    libc.mount(source, str(path), "none", libc.MS_BIND)
+
+
+@contextmanager
+def _process_in(sandbox, path):
+    """A process in the namespace that is mounted there: its id."""
+    process = sandbox.host.spawn(["nsenter", f"--net={path}", "sleep", "60"])
+    host = sandbox.host.run(lambda: os.stat("/proc/thread-self/ns/net").st_ino)
+    try:
+        eventually(lambda: os.stat(f"/proc/{process.pid}/ns/net").st_ino != host)
+        yield process.pid
+    finally:
+        process.kill()
+        process.wait()
 
 
 def _unbind():
@@ -58,6 +72,7 @@ class Ruin:
         portmap(api, "blue", 8090)
 
     def fill(self, api, fields):
+        self.fields = fields
         self.first = made(api, "endpoints", network="web", name="first", **fields)
         self.second = made(api, "endpoints", network="lan", name="second", **fields)
         self.third = made(api, "endpoints", network="web", name="third", **fields)
@@ -122,8 +137,9 @@ def test_a_network_is_changed(sandbox, api, ruin, change):
     changed = patch(api, "networks/web", **change)
     assert changed | change == changed
     assert changed["status"]["state"] == "ready", changed
-    for name in ("first", "third"):
-        is_degraded(api, name)
+    if change != {"icc": False} or "netns" not in ruin.fields:  # else the host's ends are there, and all that changes
+        for name in ("first", "third"):
+            is_degraded(api, name)
     assert get(api, "endpoints/blue")["status"]["state"] == "ready"
     blue = sandbox.netns("blue")
     assert blue.links()["eth0"].mtu == changed["mtu"]
@@ -141,3 +157,40 @@ def test_a_name_that_is_deleted_is_made_again(sandbox, api):
     patch(api, "networks/web", mtu=1280)
     assert {one["status"]["state"] for one in get(api, "endpoints")} == {"ready"}
     assert {link.mtu for name, link in sandbox.netns("red").links().items() if name in ("eth0", "eth2")} == {1280}
+
+
+@pytest.mark.parametrize("vanishes", [name, path], ids=["name", "path"])
+def test_a_full_pass_leaves_the_veth_of_a_namespace_that_lives_on(sandbox, baseline, daemon, api, vanishes):
+    """A process is still in it; once it has its name or path again, its endpoints are well."""
+    ruin = Ruin(api)
+    with ExitStack() as stack:
+        fields, vanish = vanishes(sandbox, stack)
+        inside = sandbox.netns("red") if vanishes is name else None
+        where = Path("/run/netns/red" if vanishes is name else PATH)
+        process = stack.enter_context(_process_in(sandbox, where))
+        ruin.fill(api, fields)
+        vanish()
+        veth = ruin.first["host_ifname"]
+        daemon.restart()
+        for one in ("first", "second", "third"):
+            assert veth in sandbox.host.links()
+            is_degraded(daemon.client, one)
+        patch(daemon.client, "networks/web", mtu=1280)
+        assert sandbox.host.links()[veth].mtu == 1280
+        is_degraded(daemon.client, "first")
+        sandbox.host.run(partial(_bind, f"/proc/{process}/ns/net", where))
+        daemon.restart()
+        assert {one["status"]["state"] for one in get(daemon.client, "endpoints")} == {"ready"}
+        assert inside is None or inside.links()["eth0"].mtu == 1280
+        baseline.forget()  # the name is not the daemon's
+
+
+def test_a_name_from_before_can_be_deleted(sandbox, api):
+    """The daemon mounts the directory anew for its first own name."""
+    sandbox.add_netns("old")
+    network(api)
+    endpoint(api, "red")
+    assert sandbox.netns_names() == ["old", "red"]
+    assert sandbox.netns("old").links().keys() == {"lo"}
+    sandbox.host.exec(["ip", "netns", "delete", "old"])
+    assert sandbox.netns_names() == ["red"]

@@ -1,15 +1,16 @@
 """Links, addresses and routes as the kernel module makes, changes and reads them back."""
 
 import errno
+import re
 import struct
 from dataclasses import replace
-from ipaddress import IPv6Interface, ip_interface
+from ipaddress import IPv6Interface, ip_address, ip_interface
 
 import pytest
 from driven import attachment, bridge, driven, netns, route
 
 from app.kernel.announce import unsolicited_advertisement
-from app.kernel.wire import LINK_GROUP
+from app.kernel.wire import LINK_GROUP, ROUTE_PROTOCOL
 from app.model.errors import KernelRefused
 from app.model.state import ForeignLink
 
@@ -248,6 +249,41 @@ def test_ours_moves_beside_a_foreign_one_that_came_later(sandbox, kernel):
 # --- bridge ports
 
 
+def six(place):
+    """The ways of the IPv6 default routes."""
+    shown = place.exec(["ip", "-6", "-oneline", "route", "show", "default"]).stdout
+    return sorted(re.findall(r"via (\S+) dev (\S+)", shown))
+
+
+@pytest.mark.parametrize("foreign", ["fd09::1", "fd00::1"])
+def test_an_equal_ipv6_default_route_is_neither_taken_nor_shared(sandbox, kernel, foreign):
+    """The kernel makes one route of several ways of routes of equal metric, in the order they came."""
+    kernel.make(WEB, *BOTH[:3])
+    ours, red = route(RED, "fd05::1"), sandbox.netns("red")
+    kernel.make(ours)
+    for line in (
+        "link add own0 type veth peer name own1",
+        "link set own1 up",
+        "link set own0 up",
+        f"-6 address add {foreign}0/64 dev own0 nodad",
+        f"-6 route append default via {foreign} dev own0 metric 1024",
+    ):
+        red.exec(["ip", *line.split()])
+    assert six(red) == sorted([("fd05::1", "eth0"), (foreign, "own0")])
+    assert not kernel.is_kept(RED, ours)
+    for moved in (ours, replace(ours, via=ip_address("fd05::9"))):
+        with pytest.raises(KernelRefused) as refusal:
+            kernel.change(ours, moved)
+        assert refusal.value.errno == errno.EEXIST
+        assert six(red) == [(foreign, "own0")]
+        red.exec(["ip", *f"-6 route append default via fd05::1 dev eth0 metric 1024 proto {ROUTE_PROTOCOL}".split()])
+    kernel.remove(ours)
+    assert six(red) == [(foreign, "own0")]
+    red.exec(["ip", "-6", "route", "delete", "default"])
+    kernel.make(ours)
+    assert kernel.is_kept(RED, ours)
+
+
 def port(sandbox, name="veth1"):
     link = sandbox.host.links()[name]
     return link.hairpin, link.isolated, link.locked, link.learning
@@ -358,3 +394,14 @@ def test_a_strict_filter_inside_is_loosened_on_our_link(sandbox, kernel, mode, o
     kernel.make(WEB, RED)
     assert inside.sysctl("net/ipv4/conf/eth0/rp_filter") == own
     assert inside.sysctl("net/ipv4/conf/all/rp_filter") == str(mode)
+
+
+def test_a_filter_that_became_strict_inside_is_loosened_again(sandbox, kernel):
+    inside = sandbox.add_netns("red")
+    kernel.make(WEB, RED)
+    assert kernel.is_kept(RED)
+    inside.write_sysctl("net/ipv4/conf/all/rp_filter", 1)
+    assert not kernel.is_kept(RED)
+    kernel.repair(RED)
+    assert inside.sysctl("net/ipv4/conf/eth0/rp_filter") == "2"
+    assert kernel.is_kept(RED)

@@ -82,6 +82,38 @@ def test_only_who_learns_its_route_and_takes_it_by_itself_is_told_to_go_on(sandb
     assert host.sysctl("net/ipv6/conf/eth0/accept_ra") == accepting
 
 
+def test_a_link_that_learns_its_route_later_is_told_then(sandbox, tmp_path):
+    """Once: what an administrator makes of it afterwards stays."""
+    host, accept = sandbox.host, "net/ipv6/conf/eth0/accept_ra"
+    forwarding = setting(FORWARD6)
+    with driven(sandbox, tmp_path) as kernel:
+        kernel.make(forwarding)
+        host.exec(["ip", "-6", "route", "delete", "default"])
+        host.write_sysctl(accept, 1)
+        assert kernel.is_kept(forwarding)
+        host.exec(["ip", "-6", "route", "add", "default", "via", GATEWAY6, "dev", "eth0", "proto", "ra"])
+        assert not kernel.is_kept(forwarding)
+        kernel.repair(forwarding)
+        assert host.sysctl(accept) == "2"
+        assert kernel.is_kept(forwarding)
+    with driven(sandbox, tmp_path) as kernel:
+        host.write_sysctl(accept, 1)
+        assert kernel.is_kept(forwarding)
+        host.write_sysctl(accept, 2)
+        kernel.remove(forwarding)
+    assert host.sysctl(accept) == "1"
+
+
+def test_a_host_that_forwards_by_itself_is_left_alone(sandbox, kernel):
+    host = sandbox.host
+    host.write_sysctl(FORWARD6, 1)
+    host.write_sysctl("net/ipv6/conf/eth0/accept_ra", 1)
+    host.exec(["ip", "-6", "route", "replace", "default", "via", GATEWAY6, "dev", "eth0", "proto", "ra"])
+    kernel.make(setting(FORWARD6))
+    assert kernel.is_kept(setting(FORWARD6))
+    assert host.sysctl("net/ipv6/conf/eth0/accept_ra") == "1"
+
+
 def test_the_former_values_outlive_the_daemon(sandbox, tmp_path):
     advertise(sandbox)
     with driven(sandbox, tmp_path) as kernel:

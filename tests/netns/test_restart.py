@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import sqlite3
 import threading
 from ipaddress import ip_interface
 
@@ -312,3 +313,23 @@ def test_a_port_that_a_process_took_meanwhile_is_left_to_it(sandbox, daemon, api
         refused(api.post("/portmaps", json={"endpoint": "blue", "host_port": 8080}), 409, "port_taken")
     eventually(lambda: all_ready(api), timeout=20)
     works(sandbox)
+
+
+@pytest.mark.parametrize("firewall", ["iptables", "nftables"])
+@pytest.mark.parametrize("forward_policy", ["ACCEPT"])
+def test_a_flow_by_a_rule_that_nobody_wants_ends_with_it(sandbox, daemon, api):
+    """Row 13, where the store lost a mapping that the kernel still has."""
+    network(api)
+    endpoint(api, "red")
+    portmap(api, "red", 5000, protocol="udp")
+    portmap(api, "red", 5001, protocol="udp")
+    with sandbox.netns("red").udp_server(5000) as server, sandbox.client.udp_flow(HOST, 5000) as flow:
+        assert flow.ask()
+        daemon.stop()
+        with contextlib.closing(sqlite3.connect(daemon.state_dir / "bridgehead.db")) as store, store:
+            assert store.execute("DELETE FROM portmap WHERE host_port = 5000").rowcount == 1
+        assert flow.ask()
+        daemon.start()
+        server.received.clear()
+        assert flow.ask(timeout=0.2) is None
+        assert server.received == []

@@ -11,6 +11,7 @@ from app.model.state import (
     DefaultRoute,
     ForeignLink,
     HostPort,
+    LoopbackRoute,
     Netns,
     NetworkPolicy,
     PortForward,
@@ -57,6 +58,7 @@ item = st.one_of(
     ),
     st.builds(DefaultRoute, owners, refs, names, addresses, names),
     st.builds(Sysctl, owners, st.sampled_from(["net/ipv4/ip_forward", "net/ipv4/conf/a0/route_localnet"]), names),
+    st.builds(LoopbackRoute, owners, names),
     st.builds(ForeignLink, owners, names),
 )
 states = st.lists(item, max_size=12).map(lambda items: state_of(*items))

@@ -11,7 +11,7 @@ from app.model import errors
 from app.model.commands import commands
 from app.model.ops import Op
 from app.model.spec import NetnsKind, NetnsRef, Protocol
-from app.model.state import Attachment, Bridge, DefaultRoute, ForeignLink, HostPort, Netns, Sysctl
+from app.model.state import Attachment, Bridge, DefaultRoute, ForeignLink, HostPort, LoopbackRoute, Netns, Sysctl
 
 RED = NetnsRef(NetnsKind.NAME, "red")
 ONE, TWO = ip_interface("10.0.0.1/24"), ip_interface("10.0.0.2/24")
@@ -124,6 +124,8 @@ CASES = [
     ),
     (None, LOCALNET, ["sysctl -w net.ipv4.conf.a/b.route_localnet=1"]),
     (LOCALNET, None, ["# sysctl net.ipv4.conf.a/b.route_localnet: its former value again"]),
+    (None, LoopbackRoute("7", "web"), ["ip -6 route append local ::1/128 dev web table local metric 4096"]),
+    (LoopbackRoute("7", "web"), None, ["ip -6 route delete local ::1/128 dev web table local metric 4096"]),
     (ForeignLink("7", "old0"), None, ["ip link delete old0"]),
 ]
 
@@ -150,6 +152,7 @@ CODES = {
     409: {
         *("name_taken", "address_taken", "subnet_overlap", "pool_exhausted", "port_taken", "network_in_use"),
         *("endpoint_in_use", "interface_exists", "internal_network", "no_gateway", "bridge_full"),
+        "too_many_ports",
     },
     401: {"unauthorized"},
     403: {"forbidden"},

@@ -16,6 +16,7 @@ from app.model.state import (
     FirewallItem,
     ForeignLink,
     HostPort,
+    LoopbackRoute,
     Netns,
     SourceGuard,
     Sysctl,
@@ -74,13 +75,14 @@ def before(ops, first, second, *, removing):
 
 UP = (
     (HostPort, FirewallItem),
-    (FirewallItem, LINKS | Sysctl | DefaultRoute),
+    (FirewallItem, LINKS | Sysctl | LoopbackRoute | DefaultRoute),
     (Netns, Attachment),
-    (Bridge, Sysctl),
+    (Bridge, Sysctl | LoopbackRoute),
     (Bridge, Attachment),
     (Attachment, DefaultRoute),
 )
 DOWN = (
+    (LoopbackRoute, FirewallItem | LINKS),
     (TrafficItem, LINKS | ForeignLink | DefaultRoute),
     (Attachment, SourceGuard),
     (FirewallItem, HostPort),

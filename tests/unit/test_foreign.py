@@ -5,9 +5,13 @@ from ipaddress import ip_network
 import pytest
 
 from app.firewall import legacy, selection
+from app.firewall.docker_user import CHAIN, DockerUser
+from app.firewall.foreign import Foreign
 from app.firewall.nft_foreign import table_chains
 from app.firewall.ruleset import Chain, Match, Packet, Rule, hits
 from app.model.errors import StartupError
+from app.model.ops import Op
+from app.model.state import NetworkPolicy
 
 MINE = ip_network("192.168.15.0/24")
 OUT = Packet(4, "web", "web", "eth0", MINE, outward=True)
@@ -172,3 +176,54 @@ def test_what_is_missing_is_said_with_what_would_work(host):
     with pytest.raises(StartupError, match=r"policy DROP.*no ip_tables, or start with --firewall nftables$"):
         selection.choose("auto")
     assert selection.choose("none").why == "--firewall none"
+
+
+# --- what it costs, and what nobody foresaw
+
+
+class Traffic:
+    name = "nftables"
+
+    def apply(self, _ops):
+        return []
+
+    def sync(self, _items):
+        return []
+
+
+def test_others_rules_are_gone_through_once_until_something_changes(monkeypatch):
+    """Every change of an object asks for its network's trouble."""
+    firewall = selection.HostFirewall(Traffic(), selection.Choice("nftables", "asked for"))
+    asked = []
+
+    def trouble(policies):
+        asked.append(list(policies))
+        return f"{len(asked[-1])} drops"
+
+    monkeypatch.setattr(firewall._foreign, "trouble", trouble)
+    for _time in range(3):
+        assert firewall.trouble("web") == "0 drops"
+    assert len(asked) == 1
+    policy = NetworkPolicy("web", "web", ip_network("10.0.0.0/24"), routed=True, isolated=True, masquerade=True)
+    firewall.apply([Op(None, policy)])
+    assert firewall.trouble("web") == "1 drops"
+    firewall.apply([Op(policy, None)])
+    assert firewall.trouble("web") == "0 drops"
+    assert len(asked) == 3
+
+
+@pytest.mark.parametrize("rule", [{"expr": [{"one": 1, "two": 2}]}, {"expr": [{"match": {"op": "=="}}]}])
+def test_a_rule_in_docker_user_that_is_not_understood_stops_nobody(rule):
+    class Nft:
+        @property
+        def opened(self):
+            return self
+
+        def list(self, _what, terse):
+            assert terse
+            chain = {"family": "ip", "table": "filter", "name": CHAIN}
+            return [{"chain": chain}, {"rule": {**rule, "chain": CHAIN}}]
+
+    foreign = Foreign(Nft(), with_legacy=False)
+    foreign.tables[("ip", "filter")] = {CHAIN: None}
+    assert DockerUser(Nft(), foreign).fit(()) == []

@@ -4,6 +4,7 @@ import errno
 import time
 from concurrent.futures import Future
 from functools import partial
+from ipaddress import ip_interface, ip_network
 from threading import Event
 
 import pytest
@@ -12,11 +13,13 @@ from sqlalchemy.exc import OperationalError
 from test_worker import WAIT, World
 
 from app.kernel.fake import FakeKernel
+from app.kernel.fakeworld import Namespace
 from app.model.errors import BridgeheadError, KernelRefused, NamespaceMissing, NotFound, StoreFailed
 from app.model.spec import NetnsKind, NetnsRef
 from app.model.state import Attachment, Bridge, DefaultRoute, Netns
 from app.model.status import State
 from app.reconcile import worker as worker_module
+from app.sandbox import eventually
 from app.services import endpoints, networks, portmaps
 from app.services.catalog import Catalog
 from app.services.requests import EndpointCreate, NetworkCreate, NetworkPatch, PortmapCreate
@@ -226,7 +229,50 @@ def test_after_a_failed_commit_readers_see_what_is_stored(world, written):
     assert stored(world) == (["db"] if written else ["web"])
 
 
+def test_what_readers_see_is_read_again_until_it_can_be(world, monkeypatch):
+    """After something unexpected the first look at the store fails too."""
+    monkeypatch.setattr(worker_module, "_HEAL_AGAIN", 0.01)
+    fill, failures = world.worker._fill_catalog, [StoreFailed("the disk is away")] * 2
+
+    def failing():
+        if failures:
+            raise failures.pop()
+        fill()
+
+    def broken(_one):
+        raise RuntimeError("a bug")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(world.worker._requests, "_publish", broken)
+        patch.setattr(world.worker, "_fill_catalog", failing)
+        with pytest.raises(RuntimeError):
+            world.do(networks.create, request=NetworkCreate(name="web"))
+        assert eventually(lambda: [one.name for one in world.catalog.networks.values()] == ["web"])
+    assert not failures
+
+
 # --- other objects than the request's own
+
+
+def test_a_namespace_that_lives_on_without_its_path_costs_one_full_pass(world, monkeypatch):
+    """Its veth stays, and a change of its network does not look for what the last pass did not find either."""
+    world.kernel.paths["/run/container"] = inside = Namespace()
+    world.do(networks.create, request=NetworkCreate(name="web"))
+    made = world.do(endpoints.create, request=EndpointCreate(network="web", netns="/run/container"))
+    del world.kernel.paths["/run/container"]
+    world.restart()
+    world.settle()
+    assert made.host_ifname in world.kernel.host.links
+    assert world.catalog.status(made.id).state is State.DEGRADED
+    seen = passes(world, monkeypatch)
+    world.do(networks.update, ref="web", request=NetworkPatch(mtu=1300))
+    assert not seen
+    assert world.catalog.status(made.id).state is State.DEGRADED
+    world.kernel.paths["/run/container"] = inside
+    world.restart()
+    world.settle()
+    assert world.catalog.status(made.id).state is State.READY
+    assert inside.links[made.ifname].mtu == 1300
 
 
 def test_a_namespace_that_is_gone_is_a_status_of_its_endpoint_only(world):
@@ -357,6 +403,21 @@ def test_healing_turns_route_localnet_off_before_the_rules_go(world):
     assert world.kernel.sysctls == FakeKernel().sysctls
 
 
+def test_settings_of_a_bridge_that_is_made_anew_are_set_again(world):
+    world.kernel.add_link("eth0", ip_interface("2001:db8::2/64"))
+    world.do(networks.create, request=NetworkCreate(name="web", subnet6="fd00::/64"))
+    world.do(endpoints.create, request=EndpointCreate(network="web", namespace="red"))
+    for host_ip in ("0.0.0.0", "::"):
+        world.do(portmaps.create, request=PortmapCreate(endpoint="red", host_port=53, host_ip=host_ip))
+    before = (world.kernel.sysctls, set(world.kernel.loopbacks))
+    assert (before[0]["net/ipv4/conf/web/route_localnet"], before[1]) == ("1", {"web"})
+    world.worker.stop()
+    world.kernel.host.links["web"].owner = "another"
+    world.start()
+    world.settle()
+    assert (world.kernel.sysctls, world.kernel.loopbacks) == before
+
+
 def test_flows_are_forgotten_where_healing_changed_rules(world):
     world.make()
     (forward,) = (item for item in world.rules.items.values() if item.key[0] == "forward")
@@ -365,11 +426,13 @@ def test_flows_are_forgotten_where_healing_changed_rules(world):
     world.start()
     world.settle()
     assert world.kernel.flushed == []
+    assert world.kernel.flushed_into == set()
     world.worker.stop()
     world.rules.sync = partial(_found, world.rules.sync)
     world.start()
     world.settle()
     assert world.kernel.flushed == [forward]
+    assert world.kernel.flushed_into == {ip_network("192.168.15.0/24")}
 
 
 def _found(sync, items):

@@ -79,6 +79,11 @@ class Lab:
             subnets["subnet6"] = getattr(IPV6, name, None)
         return made(self.api, "networks", name=name, **{**subnets, **fields})
 
+    @property
+    def nodad(self):
+        """What has `ip address add` make an address that is usable at once."""
+        return ["nodad"] if self.family.version == 6 else []
+
     def only6(self, **fields):
         """Fields that only a dual stack network has."""
         return fields if self.family.version == 6 else {}
@@ -140,13 +145,13 @@ class Lab:
     def servers(self, place, port=80, protocols=PROTOCOLS, banner=None):
         return Servers(self, place, port, protocols, banner)
 
-    def reached(self, one, address, other, port=80):
+    def reached(self, one, address, other, port=80, timeout=QUIET):
         """Which of ping, TCP, UDP and SCTP pass; what is not answered does not even arrive."""
         with self.servers(other, port) as servers:
             found = together(
                 {
-                    "ping": lambda: one.ping(address, timeout=QUIET),
-                    **{protocol: asking(one, protocol, address, port, other) for protocol in PROTOCOLS},
+                    "ping": lambda: one.ping(address, timeout=timeout),
+                    **{protocol: asking(one, protocol, address, port, other, timeout) for protocol in PROTOCOLS},
                 }
             )
             for protocol in PROTOCOLS:
@@ -155,7 +160,7 @@ class Lab:
 
     def check(self, cell, expected, one, address, other, port=80):
         """Every protocol passes, or none; ping counts for each."""
-        found = self.reached(one, address, other, port)
+        found = self.reached(one, address, other, port, patience(expected))
         for protocol in PROTOCOLS:
             with cell(protocol):
                 way = f"{one.name} to {address} of {other.name} by"
@@ -173,8 +178,13 @@ def asked(place, protocol, address, port):
     return lambda: place.ask(protocol, address, port, timeout=QUIET)
 
 
-def asking(one, protocol, address, port, other):
-    return lambda: one.ask(protocol, address, port, timeout=QUIET) == other.banner
+def asking(one, protocol, address, port, other, timeout=QUIET):
+    return lambda: one.ask(protocol, address, port, timeout=timeout) == other.banner
+
+
+def patience(expected):
+    """Seconds to wait for an answer: on a busy machine, one that must come may take a while."""
+    return 1.0 if expected else QUIET
 
 
 def together(works):

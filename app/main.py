@@ -29,6 +29,7 @@ from app.host.tokens import TokenStore
 from app.kernel.linux import LinuxKernel
 from app.model.errors import BridgeheadError, StartupError
 from app.reconcile.worker import Parts, Worker
+from app.services import audit
 from app.services.catalog import Catalog
 from app.settings import Settings
 from app.store.session import is_writable, open_database
@@ -107,7 +108,7 @@ def _serve(settings: Settings, stack: contextlib.ExitStack) -> None:
     stack.enter_context(claim.namespace())
     bound = stack.enter_context(_listening(settings))
     stack.enter_context(claim.state_dir(Path(settings.state_dir)))
-    tokens = TokenStore(Path(settings.state_dir), settings.allow_foreign_namespaces)
+    tokens = TokenStore(Path(settings.state_dir), settings.allow_foreign_namespaces, audit.token_changed)
     tokens.ensure_first()
     context = _tls(settings)
     auditlog.open_file(settings.audit_log)

@@ -10,7 +10,7 @@ import logging
 import os
 import re
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -47,8 +47,12 @@ class Token:
 class TokenStore:
     """The tokens of a state directory. Changes by another process, such as a rotation, count at the next request."""
 
-    def __init__(self, state_dir: Path, allow_foreign: bool = False) -> None:
+    def __init__(
+        self, state_dir: Path, allow_foreign: bool = False, changed: Callable[[str, str], None] | None = None
+    ) -> None:
+        """changed: hears of changes by others, as `create`, `change` or `delete` and a token's name."""
         self._allow_foreign = allow_foreign
+        self._changed = changed
         self._lock = state_dir / "tokens.lock"
         self._first = state_dir / "token"
         self._named = state_dir / "tokens.json"
@@ -71,6 +75,7 @@ class TokenStore:
         stamps = _stamp(self._first), _stamp(self._named)
         if stamps == self._stamps:
             return
+        first, former = self._stamps is None, self._known
         self._stamps = stamps
         self._known = []  # what cannot be read lets nobody in
         try:
@@ -78,6 +83,9 @@ class TokenStore:
         except (OSError, StoreFailed) as refusal:
             log.error("named tokens are void until their file can be read: %s", refusal)  # noqa: TRY400
             self._known = list(self._load_first())
+        if self._changed is not None and not first:
+            for verb, name in _differences(former, self._known):
+                self._changed(verb, name)
 
     def _load_first(self) -> Iterator[Token]:
         try:
@@ -177,6 +185,13 @@ class TokenStore:
             for token in tokens
         ]
         _write(self._named, json.dumps(rows, indent=2) + "\n")
+
+
+def _differences(before: list[Token], after: list[Token]) -> Iterator[tuple[str, str]]:
+    former, current = ({token.name: token for token in tokens} for tokens in (before, after))
+    for name in sorted(former.keys() | current.keys()):
+        if former.get(name) != current.get(name):
+            yield "create" if name not in former else "delete" if name not in current else "change", name
 
 
 def _token(row: dict[str, Any]) -> Token:

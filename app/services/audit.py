@@ -42,6 +42,11 @@ def changed(by: Principal, key: Key, before: Any, after: Any) -> None:
     )
 
 
+def token_changed(verb: str, name: str) -> None:
+    """A token was made, given a new secret or removed, on the state directory's files, which are root's."""
+    _write(who="files of the state directory", verb=verb, kind="token", name=name, outcome="ok")
+
+
 def refused(who: str, method: str, path: str, code: str, detail: str) -> None:
     """A request that would have changed something, and did not."""
     kind, _slash, ref = path.removeprefix("/ipam").strip("/").partition("/")

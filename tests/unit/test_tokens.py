@@ -100,3 +100,20 @@ def test_a_role_that_is_none_lets_nobody_in(tmp_path, store):
     rows[0]["role"] = "admin"
     (tmp_path / "tokens.json").write_text(json.dumps(rows))
     assert store.find(secret) is None
+
+
+def test_changes_are_told(tmp_path, store):
+    told = []
+    listening = TokenStore(tmp_path, changed=lambda verb, name: told.append((verb, name)))
+    listening.ensure_first()
+    command = TokenStore(tmp_path)
+    for change, expected in (
+        (lambda: command.create("ci", Role.READ, None), ("create", "ci")),
+        (lambda: command.rotate("ci"), ("change", "ci")),
+        (command.rotate, ("change", "default")),
+        (lambda: command.remove("ci"), ("delete", "ci")),
+    ):
+        change()
+        listening.find("x")
+        assert told.pop() == expected
+        assert not told

@@ -124,7 +124,7 @@ class LinuxKernel:
         handlers: dict[type, Callable[[Op], None]] = {
             Netns: self._netns,
             HostPort: self._host_port,
-            Bridge: self._links.bridge,
+            Bridge: self._bridge,
             Attachment: self._links.attachment,
             DefaultRoute: self._links.default_route,
             Sysctl: self._sysctl,
@@ -132,6 +132,11 @@ class LinuxKernel:
             ForeignLink: self._links.foreign_link,
         }
         handlers[type(op.item)](op)
+
+    def _bridge(self, op: Op) -> None:
+        self._links.bridge(op)
+        if isinstance(op.after, Bridge):
+            self._mirror.add_own_addresses(op.after.name, op.after.addresses)
 
     def flush(self, forwards: Collection[PortForward]) -> None:
         concerned = [forward for forward in forwards if conntrack.needs_flush(forward)]

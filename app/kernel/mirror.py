@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import logging
+from collections.abc import Collection
 
 from app.kernel.netlink import Rtnl
 from app.kernel.wire import (
@@ -161,6 +162,15 @@ class HostMirror:
         """Those that we put there, by their mark."""
         held = self._addresses.get(index, {})
         return {address for address, protocol in held.items() if protocol == ADDRESS_PROTOCOL}
+
+    def add_own_addresses(self, ifname: str, addresses: Collection[IPInterface]) -> None:
+        """Takes in addresses that the kernel has taken: those of IPv6 it announces a moment later, by a work queue."""
+        self.refresh()
+        link = self.link(ifname)
+        if link is not None:
+            held = self._addresses.setdefault(link.index, {})
+            for address in addresses:
+                held.setdefault(address, ADDRESS_PROTOCOL)
 
     def holds_address(self, address: IPAddress) -> bool:
         """Whether an interface of the host carries the address; all of 127.0.0.0/8 counts as carried."""

@@ -6,13 +6,15 @@ The daemon's own modules are imported by the commands that need them: `bridgehea
 from __future__ import annotations
 
 import json
-import os
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app import cli_serve, cli_tokens
+from app import cli_backup, cli_serve, cli_tokens
+from app.client import DEFAULT_SOCKET, Socket
+from app.client import fail as _fail
+from app.client import request as _request
 
 if TYPE_CHECKING:
     import httpx
@@ -31,10 +33,9 @@ app.add_typer(endpoint, name="endpoint")
 app.add_typer(portmap, name="portmap")
 app.add_typer(cli_tokens.app, name="token")
 app.command("serve")(cli_serve.serve)
+app.command("export")(cli_backup.export)
+app.command("import")(cli_backup.restore)
 
-DEFAULT_SOCKET = "/run/bridgehead/api.sock"
-_TIMEOUT = 60.0
-Socket = Annotated[str, typer.Option("--socket", envvar="BRIDGEHEAD_SOCKET", help="The daemon's unix socket.")]
 Json = Annotated[bool, typer.Option("--json", help="The API's own answer.")]
 Label = Annotated[list[str] | None, typer.Option("--label", metavar="KEY=VALUE", help="May be repeated.")]
 Force = Annotated[bool, typer.Option("--force", help="Also remove what depends on it.")]
@@ -169,6 +170,7 @@ def endpoint_create(
     ifname: Annotated[str | None, typer.Option(help="Inside the namespace.")] = None,
     host_ifname: Annotated[str | None, typer.Option(help="On the bridge.")] = None,
     default_route: Annotated[bool | None, typer.Option(help="By default automatic.")] = None,
+    ephemeral: Annotated[bool, typer.Option("--ephemeral", help="Goes with its namespace.")] = False,
     label: Label = None,
     socket: Socket = DEFAULT_SOCKET,
     as_json: Json = False,
@@ -186,6 +188,7 @@ def endpoint_create(
         ifname=ifname,
         host_ifname=host_ifname,
         default_route=default_route,
+        ephemeral=ephemeral or None,
     )
     _show(_request(socket, "POST", "/endpoints", body | {"labels": _labels(label)}), as_json)
 
@@ -327,37 +330,6 @@ def _labels(given: list[str] | None) -> dict[str, str]:
         if not key or not equals:
             _fail(f"label '{key}' is not KEY=VALUE")
     return {key: value for key, _equals, value in pairs}
-
-
-def _request(
-    socket: str,
-    method: str,
-    path: str,
-    body: dict[str, Any] | None = None,
-    *,
-    query: dict[str, Any] | None = None,
-    check: bool = True,
-) -> httpx.Response:
-    """The daemon's answer; ends the command with the problem's words where it is one."""
-    import httpx
-
-    try:
-        with httpx.Client(
-            transport=httpx.HTTPTransport(uds=socket), base_url="http://bridgehead", timeout=_TIMEOUT
-        ) as api:
-            answer = api.request(method, path, json=body, params=query)
-    except httpx.TransportError as failure:
-        reason = str(failure) if os.path.exists(socket) else "it is not there"
-        _fail(f"no answer from the daemon at {socket} ({reason}): is 'bridgehead serve' running?")
-    if check and answer.is_error:
-        problem = answer.json()
-        _fail(f"{problem['detail']} [{problem['code']}]")
-    return answer
-
-
-def _fail(words: str) -> Any:
-    print(f"bridgehead: {words}", file=sys.stderr)
-    raise typer.Exit(1)
 
 
 def _print_json(value: Any) -> None:

@@ -18,7 +18,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
 import app
-from app.api import docs, endpoints, ipam, networks, portmaps, problems, system
+from app.api import backup, docs, endpoints, ipam, networks, portmaps, problems, system
 from app.api.audit import AuditRefusals
 from app.api.deps import Backend, known_query
 from app.api.guards import HostGuard, PeerGuard, TokenGuard
@@ -30,15 +30,18 @@ from app.kernel.linux import LinuxKernel
 from app.model.errors import BridgeheadError, StartupError
 from app.reconcile.worker import Parts, Worker
 from app.services import audit
+from app.services.backup import save
 from app.services.catalog import Catalog
+from app.services.document import Document
 from app.settings import Settings
-from app.store.session import is_writable, open_database
+from app.store.repository import Repository
+from app.store.session import is_writable, open_database, snapshot
 
 log = logging.getLogger("bridgehead")
 
 _REQUESTS_MAX = 1024
 """Requests at once, on each listener."""
-_READABLE = ["ETag", "Location", "Retry-After"]
+_READABLE = ["ETag", "Idempotency-Replayed", "Link", "Location", "Retry-After"]
 """What a script of an allowed origin may read of an answer's headers."""
 
 
@@ -54,7 +57,7 @@ def create_app(backend: Backend | None = None) -> FastAPI:
         separate_input_output_schemas=False,
     )
     application.state.backend = backend
-    for module in (networks, endpoints, portmaps, ipam, system):
+    for module in (networks, endpoints, portmaps, ipam, backup, system):
         application.include_router(module.router, dependencies=[Depends(known_query)])
     docs.install(application)
     problems.install(application)
@@ -76,7 +79,7 @@ def for_tcp(application: ASGIApp, settings: Settings, tokens: TokenStore) -> Adm
             guarded,
             allow_origins=settings.cors_origin,
             allow_methods=["GET", "POST", "PATCH", "DELETE"],
-            allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "If-Match"],
+            allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "If-Match", "If-None-Match"],
             expose_headers=_READABLE,
         )
     guarded = AuditRefusals(HostGuard(guarded, settings.host_name))
@@ -142,7 +145,7 @@ def _start_worker(settings: Settings, engine: Engine, stack: contextlib.ExitStac
     except BridgeheadError as failure:
         raise StartupError(failure.detail) from failure
     stack.callback(worker.stop)
-    return Backend(catalog, worker, lambda: is_writable(engine), worker.firewall), worker
+    return Backend(catalog, worker, lambda: is_writable(engine), worker.firewall, lambda: export(engine)), worker
 
 
 def _vital(backend: Backend, worker: Worker) -> serve.Vital:
@@ -153,6 +156,12 @@ def _vital(backend: Backend, worker: Worker) -> serve.Vital:
         return f"{counts}; {backend.firewall}"
 
     return serve.Vital(lambda: worker.ready, lambda: worker.alive, lambda: worker.busy_seconds, status)
+
+
+def export(engine: Engine) -> Document:
+    """The desired state as it is stored. Raises StoreFailed."""
+    with snapshot(engine) as session:
+        return save(Repository(session))
 
 
 def _parts(settings: Settings, engine: Engine, catalog: Catalog) -> Parts:

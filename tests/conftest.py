@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from cells import Matrix
+from figures import Figures
 
 NETNS_TESTS = Path(__file__).parent / "netns"
 OUTCOME = pytest.StashKey[pytest.TestReport]()
@@ -16,6 +17,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(Figures(), "figures")
     config.pluginmanager.register(Matrix(listed=config.option.matrix), "matrix")
 
 

@@ -10,18 +10,21 @@ from typing import Annotated, Any, Protocol
 
 from fastapi import Depends, Query, Request
 
+from app.api.guards import asker
 from app.model.access import DAEMON, Principal
 from app.model.errors import Invalid
 from app.model.host import FirewallReport, HostFacts
 from app.services.catalog import Catalog
 from app.services.context import Change, Context
+from app.services.document import Document
+from app.services.replies import Once
 
 
 class Submitter(Protocol):
     """The worker, as far as the handlers know it."""
 
-    def submit(self, service: Callable[[Context], Change]) -> Future[Any]:
-        """Queues a change; the future yields its subject once it is committed."""
+    def submit(self, service: Callable[[Context], Change], once: Once | None = None) -> Future[Any]:
+        """Queues a change; the future yields its subject, or with a key its answer, once it is committed."""
 
     def describe(self) -> Future[tuple[HostFacts, FirewallReport]]:
         """Looks at the host and its rules."""
@@ -43,47 +46,53 @@ class Backend:
     worker: Submitter
     database_writable: Callable[[], bool]
     firewall: str
+    export: Callable[[], Document]
     principal: Principal = DAEMON
 
-    async def change(self, service: Callable[[Context], Change]) -> Any:
+    async def change(self, service: Callable[[Context], Change], once: Once | None = None) -> Any:
         """The change's subject, once kernel and database have it. Raises what refused it."""
         principal = self.principal
 
         def asked(context: Context) -> Change:
             return replace(service(replace(context, principal=principal)), by=principal)
 
-        return await asyncio.wrap_future(self.worker.submit(asked))
+        return await asyncio.wrap_future(self.worker.submit(asked, once))
 
 
 def _backend(request: Request) -> Backend:
     found = request.app.state.backend
     if not isinstance(found, Backend):
         raise TypeError("the application was made without a backend")
-    principal = request.scope.get("state", {}).get("principal")
-    return found if principal is None else replace(found, principal=principal)
+    return replace(found, principal=asker(request.scope))
 
 
 def known_query(request: Request) -> None:
     """Raises Invalid for a parameter that the operation does not know: a mistyped filter would keep everything."""
-    route = request.scope["route"]
-    known = {field.alias for field in route.dependant.query_params}
+    if not request.query_params:
+        return
+    known = _query_names(request.scope["route"].dependant)
     for name in request.query_params:
         if name not in known:
             hint = f"it knows {', '.join(sorted(known))}" if known else "it takes none"
             raise Invalid(f"query parameter '{name}' is not known here; {hint}")
 
 
+def _query_names(dependant: Any) -> set[str]:
+    """Those of an operation and of what it depends on."""
+    names = {field.alias for field in dependant.query_params}
+    return names.union(*(_query_names(one) for one in dependant.dependencies))
+
+
 BackendDep = Annotated[Backend, Depends(_backend)]
-Limit = Annotated[int | None, Query(ge=1, le=1000, description="At most so many; all without it.")]
 LabelQuery = Annotated[
-    list[str] | None, Query(description="`key=value`, or `key` for any value; repeated, all must match.")
+    list[str], Query(default_factory=list, description="`key=value`, or `key` for any; repeated, all must match.")
 ]
 Force = Annotated[bool, Query(description="Also removes what depends on it.")]
 
 
-def label_filter(labels: list[str] | None) -> Callable[[Any], bool]:
+def label_filter(labels: list[str]) -> Callable[[Any], bool]:
     """Keeps objects that carry every label asked for. Raises Invalid for an empty key."""
-    wanted = [one.partition("=") for one in labels or []]
+    wanted = [one.partition("=") for one in labels]
     if any(not key for key, _equals, _value in wanted):
         raise Invalid("label '=...' has no key; use ?label=key=value")
 

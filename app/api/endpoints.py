@@ -6,14 +6,17 @@ from functools import partial
 
 from fastapi import APIRouter, Response
 
-from app.api.deps import Backend, BackendDep, Force, LabelQuery, Limit, label_filter
+from app.api.deps import BackendDep, Force, LabelQuery, label_filter
 from app.api.docs import errors
+from app.api.objects import CHANGED, CREATED, SHOWN, IfMatch, IfNoneMatch, Key, Resource
+from app.api.paging import LISTED, PagingDep, by_age
 from app.api.schemas import EndpointOut, endpoint_out
 from app.model.errors import (
     AddressOutsideSubnet,
     AddressTaken,
     BridgeFull,
     EndpointInUse,
+    IdempotencyMismatch,
     InterfaceExists,
     Invalid,
     KernelRefused,
@@ -21,20 +24,24 @@ from app.model.errors import (
     NameTaken,
     NotFound,
     PoolExhausted,
+    PreconditionFailed,
     StoreFailed,
 )
 from app.model.spec import Endpoint, NetnsKind
 from app.services import endpoints
-from app.services.catalog import page
+from app.services.context import View
+from app.services.etags import matching
 from app.services.requests import EndpointCreate, EndpointPatch
 
 router = APIRouter(prefix="/endpoints", tags=["endpoints"])
 _FAILURES = (KernelRefused, StoreFailed)
 
 
-def _out(backend: Backend, endpoint: Endpoint) -> EndpointOut:
-    network = backend.catalog.network(endpoint.network_id)
-    return endpoint_out(endpoint, network, backend.catalog.status(endpoint.id))
+def _out(view: View, endpoint: Endpoint) -> EndpointOut:
+    return endpoint_out(endpoint, view.network(endpoint.network_id), view.status(endpoint.id))
+
+
+_ENDPOINT = Resource("/endpoints", _out)
 
 
 @router.post(
@@ -42,10 +49,13 @@ def _out(backend: Backend, endpoint: Endpoint) -> EndpointOut:
     operation_id="create_endpoint",
     summary="Connect a namespace to a network",
     status_code=201,
-    responses=errors(
+    response_model=EndpointOut,
+    responses=CREATED
+    | errors(
         NotFound,
         NamespaceMissing,
         Invalid,
+        IdempotencyMismatch,
         AddressOutsideSubnet,
         NameTaken,
         AddressTaken,
@@ -55,44 +65,50 @@ def _out(backend: Backend, endpoint: Endpoint) -> EndpointOut:
         *_FAILURES,
     ),
 )
-async def create(body: EndpointCreate, backend: BackendDep, response: Response) -> EndpointOut:
-    endpoint = await backend.change(partial(endpoints.create, request=body))
-    response.headers["Location"] = f"/endpoints/{endpoint.id}"
-    return _out(backend, endpoint)
+async def create(body: EndpointCreate, backend: BackendDep, key: Key) -> Response:
+    return await _ENDPOINT.create(backend, key, partial(endpoints.create, request=body), body)
 
 
-@router.get("", operation_id="list_endpoints", summary="List endpoints", responses=errors(NotFound, Invalid))
+@router.get("", operation_id="list_endpoints", summary="List endpoints", responses=LISTED | errors(NotFound, Invalid))
 async def listing(
     backend: BackendDep,
-    limit: Limit = None,
+    paging: PagingDep,
+    label: LabelQuery,
     network: str | None = None,
     namespace: str | None = None,
-    label: LabelQuery = None,
 ) -> list[EndpointOut]:
     network_id = backend.catalog.network(network).id if network is not None else None
-    found = page(
+    found = paging.part(
         backend.catalog.endpoints.values(),
-        limit,
+        by_age,
         label_filter(label),
         lambda one: network_id is None or one.network_id == network_id,
         lambda one: namespace is None or (one.netns.kind is NetnsKind.NAME and one.netns.value == namespace),
     )
-    return [_out(backend, endpoint) for endpoint in found]
+    return _ENDPOINT.listed(backend, found)
 
 
-@router.get("/{ref}", operation_id="show_endpoint", summary="Show an endpoint", responses=errors(NotFound, Invalid))
-async def show(ref: str, backend: BackendDep) -> EndpointOut:
-    return _out(backend, backend.catalog.endpoint(ref))
+@router.get(
+    "/{ref}",
+    operation_id="show_endpoint",
+    summary="Show an endpoint",
+    response_model=EndpointOut,
+    responses=SHOWN | errors(NotFound, Invalid),
+)
+async def show(ref: str, backend: BackendDep, if_none_match: IfNoneMatch) -> Response:
+    return _ENDPOINT.found(backend, backend.catalog.endpoint(ref), if_none_match)
 
 
 @router.patch(
     "/{ref}",
     operation_id="change_endpoint",
     summary="Change a live endpoint",
-    responses=errors(NotFound, Invalid, NameTaken, *_FAILURES),
+    response_model=EndpointOut,
+    responses=CHANGED | errors(NotFound, Invalid, NameTaken, PreconditionFailed, *_FAILURES),
 )
-async def change(ref: str, body: EndpointPatch, backend: BackendDep) -> EndpointOut:
-    return _out(backend, await backend.change(partial(endpoints.update, ref=ref, request=body)))
+async def change(ref: str, body: EndpointPatch, backend: BackendDep, if_match: IfMatch) -> Response:
+    service = partial(endpoints.update, ref=ref, request=body)
+    return await _ENDPOINT.change(backend, service, lambda context: context.endpoint(ref), if_match)
 
 
 @router.delete(
@@ -101,7 +117,8 @@ async def change(ref: str, body: EndpointPatch, backend: BackendDep) -> Endpoint
     summary="Disconnect an endpoint",
     status_code=204,
     response_class=Response,
-    responses=errors(NotFound, Invalid, EndpointInUse, *_FAILURES),
+    responses=errors(NotFound, Invalid, EndpointInUse, PreconditionFailed, *_FAILURES),
 )
-async def delete(ref: str, backend: BackendDep, force: Force = False) -> None:
-    await backend.change(partial(endpoints.delete, ref=ref, force=force))
+async def delete(ref: str, backend: BackendDep, if_match: IfMatch, force: Force = False) -> None:
+    service = partial(endpoints.delete, ref=ref, force=force)
+    await backend.change(matching(service, lambda context: context.endpoint(ref), if_match))

@@ -10,7 +10,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.api import problems
-from app.model.access import Peer, Principal, Role
+from app.model.access import DAEMON, Peer, Principal, Role
 from app.model.errors import BridgeheadError, Forbidden, Misdirected, Unauthorized
 
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
@@ -38,6 +38,14 @@ class PeerGuard:
         uid = peer.uid if peer is not None else None
         confined = uid not in (0, os.geteuid()) and not self._allow_foreign
         return Principal(str(peer or "a peer that the kernel does not name"), confined=confined, uid=uid)
+
+
+def asker(scope: Scope) -> Principal:
+    """Who sent a request, as the guards found; the daemon itself where none stands before the application."""
+    found = scope.get("state", {}).get("principal", DAEMON)
+    if not isinstance(found, Principal):
+        raise TypeError("a request's principal is not one")
+    return found
 
 
 def principal_of(scope: Scope, find: Callable[[str], Principal | None]) -> Principal | None:

@@ -6,47 +6,54 @@ from functools import partial
 
 from fastapi import APIRouter, Response
 
-from app.api.deps import Backend, BackendDep, Limit
+from app.api.deps import Backend, BackendDep
 from app.api.docs import errors
+from app.api.objects import CREATED, SHOWN, IfMatch, IfNoneMatch, Key, Resource
+from app.api.paging import LISTED, PagingDep, by_address, by_age
 from app.api.schemas import AllocationOut, HolderOut, PoolOut
 from app.model.errors import (
     AddressOutsideSubnet,
     AddressTaken,
     EndpointInUse,
+    IdempotencyMismatch,
     Invalid,
     KernelRefused,
     NetworkInUse,
     NotFound,
     PoolExhausted,
+    PreconditionFailed,
     StoreFailed,
 )
 from app.model.spec import Allocation, AllocationKind, Network
 from app.services import allocations
-from app.services.catalog import page
+from app.services.context import View
+from app.services.etags import matching
 from app.services.requests import AllocationCreate
 
 router = APIRouter(prefix="/ipam", tags=["ipam"])
 _FAILURES = (KernelRefused, StoreFailed)
 
 
-def _out(backend: Backend, one: Allocation) -> AllocationOut:
-    network = backend.catalog.network(one.network_id)
+def _out(view: View, one: Allocation) -> AllocationOut:
+    network = view.network(one.network_id)
     return AllocationOut(
         id=one.id,
         address=str(one.address),
         network=network.id,
         network_name=network.name,
-        holder=HolderOut(kind=one.kind, id=one.id, name=_holder_name(backend, one, network)),
+        holder=HolderOut(kind=one.kind, id=one.id, name=_holder_name(view, one, network)),
         note=one.note,
         created_at=one.created_at,
     )
 
 
-def _holder_name(backend: Backend, one: Allocation, network: Network) -> str:
+def _holder_name(view: View, one: Allocation, network: Network) -> str:
     if one.kind is AllocationKind.GATEWAY:
         return network.name
-    endpoint = backend.catalog.endpoints.get(one.endpoint_id or "")
-    return endpoint.name if endpoint is not None else one.note
+    return view.endpoint(one.endpoint_id).name if one.endpoint_id is not None else one.note
+
+
+_RESERVATION = Resource("/ipam/allocations", _out)
 
 
 def _pools(backend: Backend, network: Network) -> list[PoolOut]:
@@ -66,23 +73,28 @@ def _pools(backend: Backend, network: Network) -> list[PoolOut]:
 
 
 @router.get(
-    "/pools", operation_id="list_pools", summary="Count the networks' addresses", responses=errors(NotFound, Invalid)
+    "/pools",
+    operation_id="list_pools",
+    summary="Count the networks' addresses",
+    responses=LISTED | errors(NotFound, Invalid),
 )
-async def pools(backend: BackendDep, limit: Limit = None, network: str | None = None) -> list[PoolOut]:
+async def pools(backend: BackendDep, paging: PagingDep, network: str | None = None) -> list[PoolOut]:
     chosen = [backend.catalog.network(network)] if network is not None else list(backend.catalog.networks.values())
-    return page((pool for one in chosen for pool in _pools(backend, one)), limit)
+    counted = [(one, pool) for one in chosen for pool in _pools(backend, one)]
+    return [pool for _network, pool in paging.part(counted, lambda pair: [*by_age(pair[0]), ":" in pair[1].subnet])]
 
 
 @router.get(
     "/allocations",
     operation_id="list_allocations",
     summary="Show who holds which address",
-    responses=errors(NotFound, Invalid),
+    responses=LISTED | errors(NotFound, Invalid),
 )
-async def listing(backend: BackendDep, limit: Limit = None, network: str | None = None) -> list[AllocationOut]:
+async def listing(backend: BackendDep, paging: PagingDep, network: str | None = None) -> list[AllocationOut]:
     chosen = [backend.catalog.network(network)] if network is not None else list(backend.catalog.networks.values())
-    held = (one for each in chosen for one in backend.catalog.allocations(each))
-    return [_out(backend, one) for one in page(held, limit)]
+    held = ((each, one) for each in chosen for one in backend.catalog.allocations(each))
+    found = paging.part(held, lambda pair: by_address(*pair))
+    return _RESERVATION.listed(backend, (one for _network, one in found))
 
 
 @router.post(
@@ -90,22 +102,23 @@ async def listing(backend: BackendDep, limit: Limit = None, network: str | None 
     operation_id="create_allocation",
     summary="Reserve an address",
     status_code=201,
-    responses=errors(NotFound, Invalid, AddressOutsideSubnet, AddressTaken, PoolExhausted, *_FAILURES),
+    response_model=AllocationOut,
+    responses=CREATED
+    | errors(NotFound, Invalid, IdempotencyMismatch, AddressOutsideSubnet, AddressTaken, PoolExhausted, *_FAILURES),
 )
-async def create(body: AllocationCreate, backend: BackendDep, response: Response) -> AllocationOut:
-    allocation = await backend.change(partial(allocations.create, request=body))
-    response.headers["Location"] = f"/ipam/allocations/{allocation.id}"
-    return _out(backend, allocation)
+async def create(body: AllocationCreate, backend: BackendDep, key: Key) -> Response:
+    return await _RESERVATION.create(backend, key, partial(allocations.create, request=body), body)
 
 
 @router.get(
     "/allocations/{allocation_id}",
     operation_id="show_allocation",
     summary="Show a reservation",
-    responses=errors(NotFound, Invalid),
+    response_model=AllocationOut,
+    responses=SHOWN | errors(NotFound, Invalid),
 )
-async def show(allocation_id: str, backend: BackendDep) -> AllocationOut:
-    return _out(backend, backend.catalog.allocation(allocation_id))
+async def show(allocation_id: str, backend: BackendDep, if_none_match: IfNoneMatch) -> Response:
+    return _RESERVATION.found(backend, backend.catalog.allocation(allocation_id), if_none_match)
 
 
 @router.delete(
@@ -114,7 +127,8 @@ async def show(allocation_id: str, backend: BackendDep) -> AllocationOut:
     summary="Give a reserved address back",
     status_code=204,
     response_class=Response,
-    responses=errors(NotFound, Invalid, EndpointInUse, NetworkInUse, *_FAILURES),
+    responses=errors(NotFound, Invalid, EndpointInUse, NetworkInUse, PreconditionFailed, *_FAILURES),
 )
-async def delete(allocation_id: str, backend: BackendDep) -> None:
-    await backend.change(partial(allocations.delete, allocation_id=allocation_id))
+async def delete(allocation_id: str, backend: BackendDep, if_match: IfMatch) -> None:
+    service = partial(allocations.delete, allocation_id=allocation_id)
+    await backend.change(matching(service, lambda context: context.allocation(allocation_id), if_match))

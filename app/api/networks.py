@@ -6,12 +6,15 @@ from functools import partial
 
 from fastapi import APIRouter, Response
 
-from app.api.deps import BackendDep, Force, LabelQuery, Limit, label_filter
+from app.api.deps import BackendDep, Force, LabelQuery, label_filter
 from app.api.docs import errors
+from app.api.objects import CHANGED, CREATED, SHOWN, IfMatch, IfNoneMatch, Key, Resource
+from app.api.paging import LISTED, PagingDep, by_age
 from app.api.schemas import NetworkOut, network_out
 from app.model.errors import (
     AddressOutsideSubnet,
     AddressTaken,
+    IdempotencyMismatch,
     InterfaceExists,
     Invalid,
     KernelRefused,
@@ -19,15 +22,25 @@ from app.model.errors import (
     NetworkInUse,
     NotFound,
     PoolExhausted,
+    PreconditionFailed,
     StoreFailed,
     SubnetOverlap,
 )
+from app.model.spec import Network
 from app.services import networks
-from app.services.catalog import page
+from app.services.context import View
+from app.services.etags import matching
 from app.services.requests import NetworkCreate, NetworkPatch
 
 router = APIRouter(prefix="/networks", tags=["networks"])
 _FAILURES = (KernelRefused, StoreFailed)
+
+
+def _out(view: View, network: Network) -> NetworkOut:
+    return network_out(network, view.status(network.id))
+
+
+_NETWORK = Resource("/networks", _out)
 
 
 @router.post(
@@ -35,37 +48,50 @@ _FAILURES = (KernelRefused, StoreFailed)
     operation_id="create_network",
     summary="Make a network",
     status_code=201,
-    responses=errors(
-        Invalid, AddressOutsideSubnet, NameTaken, SubnetOverlap, PoolExhausted, InterfaceExists, *_FAILURES
+    response_model=NetworkOut,
+    responses=CREATED
+    | errors(
+        Invalid,
+        IdempotencyMismatch,
+        AddressOutsideSubnet,
+        NameTaken,
+        SubnetOverlap,
+        PoolExhausted,
+        InterfaceExists,
+        *_FAILURES,
     ),
 )
-async def create(body: NetworkCreate, backend: BackendDep, response: Response) -> NetworkOut:
-    network = await backend.change(partial(networks.create, request=body))
-    response.headers["Location"] = f"/networks/{network.id}"
-    return network_out(network, backend.catalog.status(network.id))
+async def create(body: NetworkCreate, backend: BackendDep, key: Key) -> Response:
+    return await _NETWORK.create(backend, key, partial(networks.create, request=body), body)
 
 
-@router.get("", operation_id="list_networks", summary="List networks", responses=errors(Invalid))
-async def listing(backend: BackendDep, limit: Limit = None, label: LabelQuery = None) -> list[NetworkOut]:
-    found = page(backend.catalog.networks.values(), limit, label_filter(label))
-    return [network_out(network, backend.catalog.status(network.id)) for network in found]
+@router.get("", operation_id="list_networks", summary="List networks", responses=LISTED | errors(Invalid))
+async def listing(backend: BackendDep, paging: PagingDep, label: LabelQuery) -> list[NetworkOut]:
+    found = paging.part(backend.catalog.networks.values(), by_age, label_filter(label))
+    return _NETWORK.listed(backend, found)
 
 
-@router.get("/{ref}", operation_id="show_network", summary="Show a network", responses=errors(NotFound, Invalid))
-async def show(ref: str, backend: BackendDep) -> NetworkOut:
-    network = backend.catalog.network(ref)
-    return network_out(network, backend.catalog.status(network.id))
+@router.get(
+    "/{ref}",
+    operation_id="show_network",
+    summary="Show a network",
+    response_model=NetworkOut,
+    responses=SHOWN | errors(NotFound, Invalid),
+)
+async def show(ref: str, backend: BackendDep, if_none_match: IfNoneMatch) -> Response:
+    return _NETWORK.found(backend, backend.catalog.network(ref), if_none_match)
 
 
 @router.patch(
     "/{ref}",
     operation_id="change_network",
     summary="Change a live network",
-    responses=errors(NotFound, Invalid, AddressOutsideSubnet, AddressTaken, *_FAILURES),
+    response_model=NetworkOut,
+    responses=CHANGED | errors(NotFound, Invalid, AddressOutsideSubnet, AddressTaken, PreconditionFailed, *_FAILURES),
 )
-async def change(ref: str, body: NetworkPatch, backend: BackendDep) -> NetworkOut:
-    network = await backend.change(partial(networks.update, ref=ref, request=body))
-    return network_out(network, backend.catalog.status(network.id))
+async def change(ref: str, body: NetworkPatch, backend: BackendDep, if_match: IfMatch) -> Response:
+    service = partial(networks.update, ref=ref, request=body)
+    return await _NETWORK.change(backend, service, lambda context: context.network(ref), if_match)
 
 
 @router.delete(
@@ -74,7 +100,8 @@ async def change(ref: str, body: NetworkPatch, backend: BackendDep) -> NetworkOu
     summary="Remove a network",
     status_code=204,
     response_class=Response,
-    responses=errors(NotFound, Invalid, NetworkInUse, *_FAILURES),
+    responses=errors(NotFound, Invalid, NetworkInUse, PreconditionFailed, *_FAILURES),
 )
-async def delete(ref: str, backend: BackendDep, force: Force = False) -> None:
-    await backend.change(partial(networks.delete, ref=ref, force=force))
+async def delete(ref: str, backend: BackendDep, if_match: IfMatch, force: Force = False) -> None:
+    service = partial(networks.delete, ref=ref, force=force)
+    await backend.change(matching(service, lambda context: context.network(ref), if_match))

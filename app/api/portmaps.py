@@ -6,31 +6,38 @@ from functools import partial
 
 from fastapi import APIRouter, Response
 
-from app.api.deps import Backend, BackendDep, LabelQuery, Limit, label_filter
+from app.api.deps import BackendDep, LabelQuery, label_filter
 from app.api.docs import errors
+from app.api.objects import CHANGED, CREATED, SHOWN, IfMatch, IfNoneMatch, Key, Resource
+from app.api.paging import LISTED, PagingDep, by_age
 from app.api.schemas import PortmapOut, portmap_out
 from app.model.errors import (
+    IdempotencyMismatch,
     InternalNetwork,
     Invalid,
     KernelRefused,
     NoGateway,
     NotFound,
     PortTaken,
+    PreconditionFailed,
     StoreFailed,
     TooManyPorts,
 )
 from app.model.spec import Portmap
 from app.services import portmaps
-from app.services.catalog import page
+from app.services.context import View
+from app.services.etags import matching
 from app.services.requests import PortmapCreate, PortmapPatch
 
 router = APIRouter(prefix="/portmaps", tags=["portmaps"])
 _FAILURES = (InternalNetwork, NoGateway, PortTaken, TooManyPorts, KernelRefused, StoreFailed)
 
 
-def _out(backend: Backend, portmap: Portmap) -> PortmapOut:
-    endpoint = backend.catalog.endpoint(portmap.endpoint_id)
-    return portmap_out(portmap, endpoint, backend.catalog.status(portmap.id))
+def _out(view: View, portmap: Portmap) -> PortmapOut:
+    return portmap_out(portmap, view.endpoint(portmap.endpoint_id), view.status(portmap.id))
+
+
+_PORTMAP = Resource("/portmaps", _out)
 
 
 @router.post(
@@ -38,21 +45,22 @@ def _out(backend: Backend, portmap: Portmap) -> PortmapOut:
     operation_id="create_portmap",
     summary="Publish a port",
     status_code=201,
-    responses=errors(NotFound, Invalid, *_FAILURES),
+    response_model=PortmapOut,
+    responses=CREATED | errors(NotFound, Invalid, IdempotencyMismatch, *_FAILURES),
 )
-async def create(body: PortmapCreate, backend: BackendDep, response: Response) -> PortmapOut:
-    portmap = await backend.change(partial(portmaps.create, request=body))
-    response.headers["Location"] = f"/portmaps/{portmap.id}"
-    return _out(backend, portmap)
+async def create(body: PortmapCreate, backend: BackendDep, key: Key) -> Response:
+    return await _PORTMAP.create(backend, key, partial(portmaps.create, request=body), body)
 
 
-@router.get("", operation_id="list_portmaps", summary="List port mappings", responses=errors(NotFound, Invalid))
+@router.get(
+    "", operation_id="list_portmaps", summary="List port mappings", responses=LISTED | errors(NotFound, Invalid)
+)
 async def listing(
     backend: BackendDep,
-    limit: Limit = None,
+    paging: PagingDep,
+    label: LabelQuery,
     network: str | None = None,
     endpoint: str | None = None,
-    label: LabelQuery = None,
 ) -> list[PortmapOut]:
     catalog = backend.catalog
     network_id = catalog.network(network).id if network is not None else None
@@ -62,29 +70,37 @@ async def listing(
         member = catalog.endpoints.get(one.endpoint_id)
         return network_id is None or (member is not None and member.network_id == network_id)
 
-    found = page(
+    found = paging.part(
         catalog.portmaps.values(),
-        limit,
+        by_age,
         label_filter(label),
         on_network,
         lambda one: endpoint_id is None or one.endpoint_id == endpoint_id,
     )
-    return [_out(backend, portmap) for portmap in found]
+    return _PORTMAP.listed(backend, found)
 
 
-@router.get("/{ref}", operation_id="show_portmap", summary="Show a port mapping", responses=errors(NotFound, Invalid))
-async def show(ref: str, backend: BackendDep) -> PortmapOut:
-    return _out(backend, backend.catalog.portmap(ref))
+@router.get(
+    "/{ref}",
+    operation_id="show_portmap",
+    summary="Show a port mapping",
+    response_model=PortmapOut,
+    responses=SHOWN | errors(NotFound, Invalid),
+)
+async def show(ref: str, backend: BackendDep, if_none_match: IfNoneMatch) -> Response:
+    return _PORTMAP.found(backend, backend.catalog.portmap(ref), if_none_match)
 
 
 @router.patch(
     "/{ref}",
     operation_id="change_portmap",
     summary="Change a live port mapping",
-    responses=errors(NotFound, Invalid, *_FAILURES),
+    response_model=PortmapOut,
+    responses=CHANGED | errors(NotFound, Invalid, PreconditionFailed, *_FAILURES),
 )
-async def change(ref: str, body: PortmapPatch, backend: BackendDep) -> PortmapOut:
-    return _out(backend, await backend.change(partial(portmaps.update, portmap_id=ref, request=body)))
+async def change(ref: str, body: PortmapPatch, backend: BackendDep, if_match: IfMatch) -> Response:
+    service = partial(portmaps.update, portmap_id=ref, request=body)
+    return await _PORTMAP.change(backend, service, lambda context: context.portmap(ref), if_match)
 
 
 @router.delete(
@@ -93,7 +109,8 @@ async def change(ref: str, body: PortmapPatch, backend: BackendDep) -> PortmapOu
     summary="Stop publishing a port",
     status_code=204,
     response_class=Response,
-    responses=errors(NotFound, Invalid, KernelRefused, StoreFailed),
+    responses=errors(NotFound, Invalid, PreconditionFailed, KernelRefused, StoreFailed),
 )
-async def delete(ref: str, backend: BackendDep) -> None:
-    await backend.change(partial(portmaps.delete, portmap_id=ref))
+async def delete(ref: str, backend: BackendDep, if_match: IfMatch) -> None:
+    service = partial(portmaps.delete, portmap_id=ref)
+    await backend.change(matching(service, lambda context: context.portmap(ref), if_match))

@@ -9,6 +9,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
+from starlette.routing import Match
 
 from app.model import errors
 from app.model.errors import BridgeheadError, Invalid
@@ -17,6 +18,7 @@ log = logging.getLogger("bridgehead.api")
 
 MEDIA_TYPE = "application/problem+json"
 _TITLES = {"not_found": "Not found", "method_not_allowed": "Method not allowed", "invalid": "Invalid request"}
+_METHODS = ("GET", "POST", "PATCH", "DELETE")
 _SHOWN = 200
 """Characters of a refused value that the answer repeats."""
 
@@ -92,7 +94,20 @@ async def _http(request: Request, error: Exception) -> JSONResponse:
         "detail": f"{detail}; see GET /openapi.json",
         "code": code,
     }
-    return JSONResponse(body, status, getattr(error, "headers", None), media_type=MEDIA_TYPE)
+    headers = dict(getattr(error, "headers", None) or {})
+    if status == 405:
+        headers["Allow"] = ", ".join(_allowed(request))
+    return JSONResponse(body, status, headers, media_type=MEDIA_TYPE)
+
+
+def _allowed(request: Request) -> list[str]:
+    """Every method of the path: the framework names those of one route only."""
+    routes, scope = request.app.router.routes, request.scope
+    return [
+        method
+        for method in _METHODS
+        if any(route.matches({**scope, "method": method})[0] is Match.FULL for route in routes)
+    ]
 
 
 async def _unexpected(_request: Request, error: Exception) -> JSONResponse:

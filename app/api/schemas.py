@@ -72,6 +72,7 @@ class EndpointOut(Answer):
     ifname: str
     host_ifname: str
     default_route: bool | None
+    ephemeral: bool
     labels: dict[str, str]
     created_at: datetime
     updated_at: datetime
@@ -143,6 +144,15 @@ class ReadyOut(Answer):
     database: bool
 
 
+class ImportOut(Answer):
+    """How many objects were made."""
+
+    networks: int
+    endpoints: int
+    portmaps: int
+    reservations: int
+
+
 class HealthOut(Answer):
     """The process is up."""
 
@@ -208,6 +218,7 @@ def endpoint_out(endpoint: Endpoint, network: Network, status: Status) -> Endpoi
         ifname=endpoint.ifname,
         host_ifname=endpoint.host_ifname,
         default_route=endpoint.default_route,
+        ephemeral=endpoint.ephemeral,
         labels=dict(endpoint.labels),
         created_at=endpoint.created_at,
         updated_at=endpoint.updated_at,

@@ -25,11 +25,11 @@ _ASKED_LENGTH = 200
 _FD_SETSIZE = 1024
 """The library waits with select(2), and ends the process where its socket has a higher number."""
 _kept: list[int] = []
-_TRIES = 16
+_TRIES = 64
 _SOCKET = "socket (netlink netfilter)"
 
 
-def keep_descriptors(count: int = 8) -> None:
+def keep_descriptors(count: int = 64) -> None:
     """Holds so many low descriptors back for the sockets of later contexts: clients may take all others."""
     while len(_kept) < count:
         descriptor = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)

@@ -174,7 +174,7 @@ class HostMirror:
 
     def holds_address(self, address: IPAddress) -> bool:
         """Whether an interface of the host carries the address; all of 127.0.0.0/8 counts as carried."""
-        if address.is_loopback:
+        if address.version == 4 and address.is_loopback:
             return True
         return any(address == held.ip for addresses in self._addresses.values() for held in addresses)
 

@@ -26,10 +26,8 @@ _SELECTABLE = 1024
 
 _Port = tuple[Protocol, IPAddress, int]
 _SPARE = 512
-"""Descriptors that stay for all that is no port: connections, the database, namespaces in passing."""
-
-_SPARE_DESCRIPTORS = 256
-"""Left to everything but host ports: without them no client could even connect to take a mapping back."""
+"""Descriptors that stay for all that is no port: the database, namespaces in passing, and the clients' connections,
+without which nobody could take a mapping back."""
 
 
 def raise_descriptor_limit() -> None:
@@ -66,9 +64,7 @@ class PortReservations:
         self._release(in_the_way, before)
         bound: dict[_Port, socket.socket | None] = {}
         try:
-            missing = [one for one in wanted if one not in self._sockets]  # a difference would walk every one held
-            _require_descriptors(len(self._sockets) + len(missing))
-            for port in missing:
+            for port in [one for one in wanted if one not in self._sockets]:  # a difference would walk every one held
                 bound[port] = _bind(*port)
         except BridgeheadError:
             for one in bound.values():
@@ -116,18 +112,6 @@ class PortReservations:
 def _close(bound: socket.socket | None) -> None:
     if bound is not None:
         bound.close()
-
-
-def _require_descriptors(ports: int) -> None:
-    """Raises KernelRefused where so many published ports would leave too few descriptors for the rest."""
-    limit, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if limit != resource.RLIM_INFINITY and ports > limit - _SPARE_DESCRIPTORS:
-        raise KernelRefused(
-            errno.EMFILE,
-            f"reserve {ports} host ports in all",
-            f"RLIMIT_NOFILE {limit} allows {max(0, limit - _SPARE_DESCRIPTORS)}: "
-            "raise it for the daemon, or publish fewer ports",
-        )
 
 
 def _ports(item: HostPort | None) -> set[_Port]:

@@ -42,6 +42,11 @@ class Principal:
     confined: bool = False
     uid: int | None = None
 
+    @property
+    def unlimited(self) -> bool:
+        """Whether nothing is refused to it."""
+        return self.role is Role.WRITE and self.networks is None and not self.confined
+
     def may_change(self, *network: str) -> bool:
         """Whether it may change a network, given by its id and name."""
         return self.role is Role.WRITE and (self.networks is None or not self.networks.isdisjoint(network))

@@ -30,6 +30,14 @@ class AddressOutsideSubnet(BridgeheadError):
     code, status, title = "address_outside_subnet", 422, "Address outside the subnet"
 
 
+class IdempotencyMismatch(BridgeheadError):
+    code, status, title = "idempotency_mismatch", 422, "Idempotency-Key of another request"
+
+
+class PreconditionFailed(BridgeheadError):
+    code, status, title = "precondition_failed", 412, "Precondition failed"
+
+
 class NotFound(BridgeheadError):
     code, status, title = "not_found", 404, "Not found"
 
@@ -84,6 +92,10 @@ class NoGateway(Conflict):
 
 class BridgeFull(Conflict):
     code, title = "bridge_full", "Bridge is full"
+
+
+class NotEmpty(Conflict):
+    code, title = "not_empty", "Not empty"
 
 
 class TooManyPorts(Conflict):

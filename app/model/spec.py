@@ -109,7 +109,7 @@ class Network:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
-    """A veth pair from a network's bridge into a namespace."""
+    """A veth pair from a network's bridge into a namespace; an `ephemeral` one goes when its namespace does."""
 
     id: str
     network_id: str
@@ -123,6 +123,7 @@ class Endpoint:
     host_ifname: str
     default_route: bool | None = None
     default_route_at: datetime | None = None
+    ephemeral: bool = False
     labels: Mapping[str, str] = field(default_factory=dict, hash=False)
     uid: int | None = None
     """Who made it, by the unix socket; None over TCP."""

@@ -13,7 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlmodel import Session
 
 from app.model.contracts import Kernel
-from app.model.errors import BridgeheadError
+from app.model.errors import BridgeheadError, Forbidden
 from app.model.ops import Op
 from app.model.spec import IPNetwork
 from app.model.state import Attachment, Item, ItemKey
@@ -24,6 +24,7 @@ from app.reconcile.statuses import publish_statuses
 from app.services import audit
 from app.services.catalog import Catalog
 from app.services.context import Change, Context, Key
+from app.services.replies import Once, Reply, Uncommitted
 from app.store.repository import Repository
 from app.store.session import store_failed
 
@@ -42,7 +43,8 @@ class Job:
     """A request on its way: what it does, and where its answer goes."""
 
     service: Service
-    answer: Future[Subject] = field(default_factory=Future)
+    once: Once | None = None
+    answer: Future[Subject | Reply] = field(default_factory=Future)
     healed: bool = False
 
     def begin(self) -> bool:
@@ -64,6 +66,7 @@ class _Done:
     rendered: dict[Key, Rendered]
     former: Applied
     outcome: Outcome
+    reply: Reply | None
 
 
 class Requests:
@@ -107,7 +110,7 @@ class Requests:
                 done = []
         for one in done:
             self._publish(one)
-            one.job.answer.set_result(_subject(one))
+            one.job.answer.set_result(one.reply or _subject(one.change, one.rendered))
         self.stale |= self._executor.stuck
         return again
 
@@ -137,17 +140,34 @@ class Requests:
         outcome = Outcome()
         try:
             with session.begin_nested():
-                change = job.service(Context(store, self._kernel, self._pools))
+                context = Context(store, self._kernel, self._pools)
+                if job.once is not None and (reply := job.once.recall(store, context.now)) is not None:
+                    _require_allowed(session, job.once, job.service, context)
+                    return _Done(job, Change("", ()), {}, {}, outcome, reply)
+                change = job.service(context)
                 rendered = {key: render(store, key) for key in change.keys}
                 former = {key: self.applied.get(key, {}) for key in change.keys}
                 outcome = self._execute(job, _plan(rendered, former), own=change.subject)
                 _raise_refused(job, outcome)
+                reply = self._keep(job.once, context, change, rendered, outcome)
                 self._record(rendered, outcome.refused)
         except Exception:
             if outcome.done:
                 self._undo(outcome, former)
             raise
-        return _Done(job, change, rendered, former, outcome)
+        return _Done(job, change, rendered, former, outcome, reply)
+
+    def _keep(
+        self, once: Once | None, context: Context, change: Change, rendered: dict[Key, Rendered], outcome: Outcome
+    ) -> Reply | None:
+        """Writes the answer of a request with a key beside what it made, as it will be once that is committed."""
+        if once is None:
+            return None
+        statuses = Catalog()
+        publish_statuses(statuses, rendered, outcome.refused, self._executor.obstacle)
+        reply = once.reply(Uncommitted(context, statuses), _subject(change, rendered))
+        once.keep(context.store, context.now, reply)
+        return reply
 
     def _execute(self, job: Job, ops: list[Op], own: str) -> Outcome:
         """Raises _Drifted, once, where the refusal shows that somebody took away what the plan stands on."""
@@ -190,6 +210,21 @@ class Requests:
         publish_statuses(self._catalog, one.rendered, one.outcome.refused, self._executor.obstacle)
 
 
+def _require_allowed(session: Session, once: Once, service: Service, context: Context) -> None:
+    """Raises Forbidden where whoever asks again may not make the change (any more): it is tried, and taken back."""
+    if once.by.unlimited:
+        return
+    trial = session.begin_nested()
+    try:
+        service(context)
+    except Forbidden:
+        raise
+    except BridgeheadError:
+        return  # most often it is there already; what else keeps it from being made again is no matter
+    finally:
+        trial.rollback()
+
+
 def reached_items(wanted: dict[ItemKey, Item], short: dict[ItemKey, Item | None]) -> dict[ItemKey, Item]:
     """What is wanted, but for what was refused: that is as it was before, None for not there."""
     reached = {key: short.get(key, item) for key, item in wanted.items()}
@@ -218,9 +253,9 @@ def _is_known(before: Item) -> bool:
     return isinstance(before, Attachment) and not before.up
 
 
-def _subject(one: _Done) -> Subject:
+def _subject(change: Change, rendered: dict[Key, Rendered]) -> Subject:
     """The object that the answer shows, as this change left it; None where it is gone."""
-    return next((shown.subject for key, shown in one.rendered.items() if key[1] == one.change.subject), None)
+    return next((shown.subject for key, shown in rendered.items() if key[1] == change.subject), None)
 
 
 def _plan(rendered: dict[Key, Rendered], former: Applied) -> list[Op]:

@@ -31,6 +31,7 @@ from app.reconcile.render import Rendered, Subject, all_keys, render
 from app.reconcile.statuses import publish_statuses
 from app.services.catalog import Catalog
 from app.services.context import Key
+from app.services.replies import Once, Reply
 from app.store.repository import Repository
 from app.store.session import store_failed
 
@@ -113,9 +114,12 @@ class Worker:
         """Whether the first full pass is done."""
         return self._passed.is_set()
 
-    def submit(self, service: Service) -> Future[Subject]:
-        """Queues a change. The future yields its subject once committed, or raises the error to answer with."""
-        job = Job(service)
+    def submit(self, service: Service, once: Once | None = None) -> Future[Subject | Reply]:
+        """Queues a change. The future yields its subject once committed, or raises the error to answer with.
+
+        With a key, it yields the answer, which may be that of an earlier request.
+        """
+        job = Job(service, once)
         with self._gate:
             if self._stopping:
                 job.refuse(ShuttingDown("the daemon is shutting down; try again once it is back"))

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from app.firewall.libnftables import Libnftables
 from app.model.naming import owner_of
@@ -34,6 +35,10 @@ class Snapshot:
     sysctls: Lines
     namespaces: Lines
     sockets: Lines
+
+    def unordered(self) -> Snapshot:
+        """Without the order of rules: networks stand in any order in a chain, as they were made and changed."""
+        return replace(self, firewall=tuple(sorted(self.firewall)))
 
     def difference(self, later: Snapshot) -> str:
         """What `later` lacks (-) and has more (+); empty where they are alike."""
@@ -113,7 +118,23 @@ def _firewall(host: Ns) -> Iterator[str]:
 def _nftables() -> list[str]:
     """In the namespace: everything that nf_tables holds, whoever made it."""
     with Libnftables() as nft:
-        return [f"nft {json.dumps(one)}" for one in nft.list("list ruleset")]
+        return [f"nft {json.dumps(_unordered(one))}" for one in sorted(nft.list("list ruleset"), key=_place)]
+
+
+def _place(one: dict[str, Any]) -> tuple[str, ...]:
+    """Where an object of nf_tables stands: only the rules of one chain have an order."""
+    ((kind, found),) = one.items()
+    own = found.get("chain", "") if kind == "rule" else found.get("name", "")
+    return found.get("family", ""), found.get("table", ""), kind, own
+
+
+def _unordered(one: dict[str, Any]) -> dict[str, Any]:
+    """Without handles, and without the order of a set's elements: neither says anything."""
+    ((kind, found),) = one.items()
+    kept = {name: value for name, value in found.items() if name != "handle"}
+    if "elem" in kept:
+        kept["elem"] = sorted(kept["elem"], key=json.dumps)
+    return {kind: kept}
 
 
 def _tables(saved: str) -> Iterator[list[str]]:

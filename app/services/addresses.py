@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import datetime
 
 from app.model import ipam
 from app.model.errors import AddressOutsideSubnet, AddressTaken, PoolExhausted
@@ -80,8 +81,9 @@ def hold(
     *,
     holder_id: str,
     note: str = "",
+    created_at: datetime | None = None,
 ) -> Allocation:
-    """Writes that an address is held; the allocation's id is its holder's, or a reservation's own."""
+    """Writes that an address is held, since now by default; the id is its holder's, or a reservation's own."""
     allocation = Allocation(
         id=holder_id,
         network_id=network.id,
@@ -89,7 +91,7 @@ def hold(
         kind=kind,
         endpoint_id=holder_id if kind is AllocationKind.ENDPOINT else None,
         note=note,
-        created_at=context.now,
+        created_at=created_at or context.now,
     )
     context.store.add_allocation(allocation)
     return allocation

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from app.model.errors import EndpointInUse, NetworkInUse, NotFound
+from app.model.errors import EndpointInUse, NetworkInUse
 from app.model.naming import new_id
 from app.model.spec import AllocationKind
 from app.services import addresses
@@ -24,9 +24,7 @@ def create(context: Context, request: AllocationCreate) -> Change:
 
 def delete(context: Context, allocation_id: str) -> Change:
     """Raises NotFound, Forbidden; EndpointInUse and NetworkInUse for an address that is more than reserved."""
-    allocation = context.store.allocation(allocation_id)
-    if allocation is None:
-        raise NotFound(f"allocation '{allocation_id}' does not exist; GET /ipam/allocations lists those that do")
+    allocation = context.allocation(allocation_id)
     network = context.network(allocation.network_id)
     context.require(network)
     if allocation.kind is AllocationKind.ENDPOINT:

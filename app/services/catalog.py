@@ -6,20 +6,15 @@ dictionary operation is atomic, so that a reader sees every object as some commi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from itertools import islice
-from typing import TypeVar
 
 from app.model import ipam
 from app.model.errors import NotFound
 from app.model.spec import AddressPlan, Allocation, AllocationKind, Endpoint, Network, Portmap, gateways
 from app.model.status import State, Status
-from app.services.context import Key, Kind
+from app.services.context import Key, Kind, Object
 from app.store.repository import Repository
-
-T = TypeVar("T")
-Object = Network | Endpoint | Portmap | Allocation
 
 
 class Catalog:
@@ -104,18 +99,18 @@ class Catalog:
             raise NotFound(f"endpoint '{ref}' does not exist; GET /endpoints lists those that do")
         return found
 
-    def portmap(self, identity: str) -> Portmap:
+    def portmap(self, ref: str) -> Portmap:
         """Raises NotFound."""
-        found = self.portmaps.get(identity)
+        found = self.portmaps.get(ref)
         if found is None:
-            raise NotFound(f"port mapping '{identity}' does not exist; GET /portmaps lists those that do")
+            raise NotFound(f"port mapping '{ref}' does not exist; GET /portmaps lists those that do")
         return found
 
-    def allocation(self, identity: str) -> Allocation:
+    def allocation(self, ref: str) -> Allocation:
         """Raises NotFound."""
-        found = self.reservations.get(identity)
+        found = self.reservations.get(ref)
         if found is None:
-            raise NotFound(f"allocation '{identity}' does not exist; GET /ipam/allocations lists those that do")
+            raise NotFound(f"allocation '{ref}' does not exist; GET /ipam/allocations lists those that do")
         return found
 
     def allocations(self, network: Network) -> list[Allocation]:
@@ -163,8 +158,3 @@ _STORES: Mapping[str, str] = {
     "portmap": "portmaps",
     "allocation": "reservations",
 }
-
-
-def page(values: Iterable[T], limit: int | None, *keep: Callable[[T], bool]) -> list[T]:
-    """The first `limit` values that every filter keeps; all of them without a limit."""
-    return list(islice((value for value in list(values) if all(test(value) for test in keep)), limit))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Literal, Protocol
 
 from app.model.access import DAEMON, Principal
 from app.model.contracts import Host
 from app.model.errors import Forbidden, NotFound
-from app.model.spec import Endpoint, IPNetwork, Network, Portmap
+from app.model.spec import Allocation, Endpoint, IPNetwork, Network, Portmap
+from app.model.status import Status
 from app.store.repository import Repository
 
 Kind = Literal["host", "network", "endpoint", "namespace", "portmap", "allocation"]
@@ -17,6 +18,30 @@ Key = tuple[Kind, str]
 """Names one thing that the planner renders: an object by its id, a namespace by its key, the host."""
 
 HOST: Key = ("host", "")
+Object = Network | Endpoint | Portmap | Allocation
+
+
+class Objects(Protocol):
+    """The objects as some transaction sees them. Each raises NotFound."""
+
+    def network(self, ref: str) -> Network:
+        """By id or name; an id wins."""
+
+    def endpoint(self, ref: str) -> Endpoint:
+        """By id or name; an id wins."""
+
+    def portmap(self, ref: str) -> Portmap:
+        """By id."""
+
+    def allocation(self, ref: str) -> Allocation:
+        """By id."""
+
+
+class View(Objects, Protocol):
+    """What an answer is made from."""
+
+    def status(self, identity: str) -> Status:
+        """How an object fares."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +73,13 @@ class Context:
         found = self.store.portmap(ref)
         if found is None:
             raise NotFound(f"port mapping '{ref}' does not exist; GET /portmaps lists those that do")
+        return found
+
+    def allocation(self, ref: str) -> Allocation:
+        """Raises NotFound."""
+        found = self.store.allocation(ref)
+        if found is None:
+            raise NotFound(f"allocation '{ref}' does not exist; GET /ipam/allocations lists those that do")
         return found
 
     def require(self, *networks: Network) -> None:

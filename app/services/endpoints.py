@@ -21,10 +21,7 @@ def create(context: Context, request: EndpointCreate) -> Change:
     """Raises NotFound, Forbidden, Invalid, NamespaceMissing, NameTaken, AddressTaken, InterfaceExists and more."""
     network = context.network(request.network)
     context.require(network)
-    if context.store.endpoint_count(network) >= PORTS_MAX:
-        raise BridgeFull(
-            f"network '{network.name}' has {PORTS_MAX} endpoints, all that a Linux bridge takes; use another network"
-        )
+    require_room(context, network)
     netns, exists = _netns(context, request)
     key = _namespace_key(context, netns, exists=exists)
     if exists:
@@ -43,15 +40,36 @@ def create(context: Context, request: EndpointCreate) -> Change:
         host_ifname=_host_ifname(context, request, endpoint_id),
         default_route=request.default_route,
         default_route_at=context.now if request.default_route else None,
+        ephemeral=request.ephemeral,
         labels=request.labels,
         uid=context.principal.uid,
         created_at=context.now,
         updated_at=context.now,
     )
+    add(context, network, endpoint)
+    return Change(endpoint.id, unique([("endpoint", endpoint.id), ("namespace", key), *_multihomed(context, key)]))
+
+
+def require_room(context: Context, network: Network) -> None:
+    """Raises BridgeFull."""
+    if context.store.endpoint_count(network) >= PORTS_MAX:
+        raise BridgeFull(
+            f"network '{network.name}' has {PORTS_MAX} endpoints, all that a Linux bridge takes; use another network"
+        )
+
+
+def add(context: Context, network: Network, endpoint: Endpoint) -> None:
+    """Stores a new endpoint whose names and addresses are free, and that it holds these."""
     context.store.add_endpoint(endpoint)
     for address in endpoint.addresses:
-        addresses.hold(context, network, address, AllocationKind.ENDPOINT, holder_id=endpoint.id)
-    return Change(endpoint.id, unique([("endpoint", endpoint.id), ("namespace", key), *_multihomed(context, key)]))
+        addresses.hold(
+            context,
+            network,
+            address,
+            AllocationKind.ENDPOINT,
+            holder_id=endpoint.id,
+            created_at=endpoint.created_at,
+        )
 
 
 def _addresses(context: Context, network: Network, request: EndpointCreate) -> tuple[IPAddress, ...]:
@@ -139,9 +157,14 @@ def _ifname(context: Context, request: EndpointCreate, netns: NetnsRef, key: str
 
 
 def _host_ifname(context: Context, request: EndpointCreate, endpoint_id: str) -> str:
-    name = request.host_ifname
-    if name is None:
+    if request.host_ifname is None:
         return f"veth{naming.short_hash(endpoint_id)}"
+    require_free_host_ifname(context, request.host_ifname)
+    return request.host_ifname
+
+
+def require_free_host_ifname(context: Context, name: str) -> None:
+    """Raises InterfaceExists."""
     endpoint = context.store.endpoint_with_host_ifname(name)
     if endpoint is not None:
         raise InterfaceExists(f"host_ifname '{name}' is that of endpoint '{endpoint.name}'; choose another")
@@ -149,7 +172,6 @@ def _host_ifname(context: Context, request: EndpointCreate, endpoint_id: str) ->
     if network is not None or context.host.link_exists(name):
         owner = f"network '{network.name}'" if network else "somebody else"
         raise InterfaceExists(f"the host's interface '{name}' belongs to {owner}; choose another host_ifname")
-    return name
 
 
 def update(context: Context, ref: str, request: EndpointPatch) -> Change:

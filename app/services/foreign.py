@@ -43,6 +43,12 @@ def require_own(context: Context, ref: NetnsRef, key: str) -> None:
         )
 
 
+def require_any(context: Context, what: str) -> None:
+    """Raises Forbidden for a confined caller."""
+    if context.principal.confined:
+        raise Forbidden(f"{context.principal.name} may not {what}: it may be about anybody's namespaces; {_HINT}")
+
+
 def _is_own(context: Context, ref: NetnsRef, key: str) -> bool:
     principal = context.principal
     members = context.store.endpoints_in(key)

@@ -26,9 +26,7 @@ _PLAIN = ("mtu", "internal", "isolated", "icc", "masquerade", "spoof_protection"
 def create(context: Context, request: NetworkCreate) -> Change:
     """Raises Forbidden, Invalid, NameTaken, InterfaceExists, SubnetOverlap, PoolExhausted, AddressOutsideSubnet."""
     context.require_every_network("make networks")
-    held = context.store.network(request.name)
-    if held is not None and held.name == request.name:
-        raise NameTaken(f"network name '{request.name}' is taken by network {held.id}; choose another")
+    require_free_name(context, request.name)
     network_id = naming.new_id()
     network = Network(
         id=network_id,
@@ -46,18 +44,30 @@ def create(context: Context, request: NetworkCreate) -> Change:
         created_at=context.now,
         updated_at=context.now,
     )
+    add(context, network)
+    return Change(network.id, (("network", network.id), HOST))
+
+
+def require_free_name(context: Context, name: str) -> None:
+    """Raises NameTaken."""
+    held = context.store.network(name)
+    if held is not None and held.name == name:
+        raise NameTaken(f"network name '{name}' is taken by network {held.id}; choose another")
+
+
+def add(context: Context, network: Network) -> None:
+    """Stores a new network whose name and bridge are free. Raises Invalid, SubnetOverlap, AddressOutsideSubnet."""
     _DRIVER.validate(network)
     _check_source(context, network, given=True)
     subnets.check_overlap(context, network)
     context.store.add_network(network)
     for plan in network.plans:
         _hold_gateway(context, network, plan.gateway)
-    return Change(network.id, (("network", network.id), HOST))
 
 
 def _bridge(context: Context, request: NetworkCreate, network_id: str) -> str:
     if request.bridge is not None:
-        _require_free_bridge(context, request.bridge)
+        require_free_bridge(context, request.bridge)
         return request.bridge
     free = not context.host.link_exists(request.name) and context.store.network_with_bridge(request.name) is None
     if naming.is_ifname(request.name) and free:
@@ -65,7 +75,8 @@ def _bridge(context: Context, request: NetworkCreate, network_id: str) -> str:
     return f"bh-{naming.short_hash(network_id)}"
 
 
-def _require_free_bridge(context: Context, bridge: str) -> None:
+def require_free_bridge(context: Context, bridge: str) -> None:
+    """Raises InterfaceExists."""
     network = context.store.network_with_bridge(bridge)
     if network is not None:
         raise InterfaceExists(f"bridge '{bridge}' is that of network '{network.name}'; choose another")

@@ -36,10 +36,15 @@ def create(context: Context, request: PortmapCreate) -> Change:
         created_at=context.now,
         updated_at=context.now,
     )
-    check_target(portmap.target_port, count)
+    add(context, portmap)
+    return Change(portmap.id, _affected(portmap, endpoint))
+
+
+def add(context: Context, portmap: Portmap) -> None:
+    """Stores a new mapping. Raises Invalid, PortTaken."""
+    check_target(portmap.target_port, portmap.count)
     hostports.require_free(context, portmap)
     context.store.add_portmap(portmap)
-    return Change(portmap.id, _affected(portmap, endpoint))
 
 
 def _affected(portmap: Portmap, *endpoints: Endpoint) -> tuple[Key, ...]:

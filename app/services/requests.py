@@ -25,6 +25,7 @@ _LABEL_LENGTH = 256
 _TEXT_LENGTH = 4096
 _SHOWN = 80
 """Characters of a refused value that an answer repeats."""
+_EPHEMERAL = "`true`: it is deleted, with its address and port mappings, when its namespace ends."
 AUTO = "auto"
 """The `subnet6` that asks for a unique local prefix."""
 
@@ -62,8 +63,18 @@ Ifname = Annotated[
     _checked(lambda value: naming.check_ifname(value, "interface name")),
     Field(json_schema_extra={"pattern": naming.IFNAME_PATTERN}),
 ]
-Cidr = Annotated[str, _checked(lambda value: ipam.parse_network(value, "network")), Field(max_length=64)]
-Address = Annotated[str, _checked(lambda value: ipam.parse_address(value, "address")), Field(max_length=64)]
+_CIDR = {"pattern": r"^[0-9a-fA-F:.]+/[0-9]{1,3}$"}
+_ADDRESS = {"anyOf": [{"format": "ipv4"}, {"format": "ipv6"}]}
+Cidr = Annotated[
+    str,
+    _checked(lambda value: ipam.parse_network(value, "network")),
+    Field(max_length=64, json_schema_extra=_CIDR),
+]
+Address = Annotated[
+    str,
+    _checked(lambda value: ipam.parse_address(value, "address")),
+    Field(max_length=64, json_schema_extra=_ADDRESS),
+]
 Cidr6 = Annotated[
     str, _checked(lambda value: value if value == AUTO else ipam.parse_network(value, "network")), Field(max_length=64)
 ]
@@ -101,7 +112,17 @@ Ports = Annotated[
     WithJsonSchema({"anyOf": [_PORT_SCHEMA, {"type": "string", "pattern": ports.RANGE_PATTERN}]}),
 ]
 TargetPort = Annotated[int, BeforeValidator(_no_range), Field(ge=ports.FIRST, le=ports.LAST)]
-Labels = Annotated[dict[str, str], AfterValidator(_check_labels)]
+Labels = Annotated[
+    dict[str, str],
+    AfterValidator(_check_labels),
+    Field(
+        json_schema_extra={
+            "maxProperties": _LABELS_MAX,
+            "propertyNames": {"minLength": 1, "maxLength": _LABEL_LENGTH, "pattern": "^[^=]*$"},
+            "additionalProperties": {"type": "string", "maxLength": _LABEL_LENGTH},
+        }
+    ),
+]
 Ref = Annotated[str, Field(min_length=1, max_length=256, description="An id or a name; an id wins.")]
 
 
@@ -225,6 +246,7 @@ class EndpointCreate(Request):
     ifname: Ifname | None = Field(None, description="Inside the namespace; by default the next free `ethN`.")
     host_ifname: Ifname | None = Field(None, description="On the bridge; by default `veth` and 10 digits.")
     default_route: bool | None = Field(None, description="`null`: automatic, `true` takes it, `false` never has it.")
+    ephemeral: bool = Field(False, description=_EPHEMERAL)
     labels: Labels = Field(default_factory=dict)
 
 
@@ -235,6 +257,7 @@ class EndpointPatch(Request):
 
     name: Name | None = None
     default_route: bool | None = None
+    ephemeral: bool | None = Field(None, description=_EPHEMERAL)
     labels: Labels | None = None
 
 

@@ -104,6 +104,7 @@ def endpoint_of(row: EndpointRow) -> Endpoint:
         netns=NetnsRef(NetnsKind(row.netns_kind), row.netns_value, row.netns_start_time),
         namespace_key=row.namespace_key,
         create_namespace=row.create_namespace,
+        ephemeral=row.ephemeral,
         addresses=tuple(ip_address(text) for text in (row.address, row.address6) if text is not None),
         mac=row.mac,
         ifname=row.ifname,
@@ -121,7 +122,7 @@ def fill_endpoint(row: EndpointRow, endpoint: Endpoint) -> EndpointRow:
     row.id, row.network_id, row.name = endpoint.id, endpoint.network_id, endpoint.name
     row.netns_kind, row.netns_value = str(endpoint.netns.kind), endpoint.netns.value
     row.netns_start_time, row.namespace_key = endpoint.netns.start_time, endpoint.namespace_key
-    row.create_namespace = endpoint.create_namespace
+    row.create_namespace, row.ephemeral = endpoint.create_namespace, endpoint.ephemeral
     row.address, row.address6 = str(endpoint.address(4)), _text(endpoint.address(6))
     row.mac, row.ifname, row.host_ifname = endpoint.mac, endpoint.ifname, endpoint.host_ifname
     row.default_route = endpoint.default_route

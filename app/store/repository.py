@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import ColumnElement, delete, func
@@ -11,10 +13,22 @@ from sqlmodel import Session, and_, col, or_, select
 
 from app.model.spec import Allocation, Endpoint, IPAddress, IPNetwork, Network, Portmap, Protocol, Version
 from app.store import mapping
-from app.store.tables import AllocationRow, EndpointRow, NetworkRow, PortFloorRow, PortmapRow
+from app.store.tables import AllocationRow, EndpointRow, KeptAnswerRow, NetworkRow, PortFloorRow, PortmapRow
 
 _CHUNK = 256
 """Allocations read at a time while looking for a gap."""
+_PURGED = 16
+"""Old answers that go with each new one: more than come, and few enough to cost nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeptAnswer:
+    """The answer to a request that carried an Idempotency-Key."""
+
+    fingerprint: str
+    status: int
+    body: str
+    headers: Mapping[str, str]
 
 
 class Repository:
@@ -284,6 +298,34 @@ class Repository:
     def delete_allocation(self, allocation: Allocation) -> None:
         held = AllocationRow.address_key == mapping.key_of(allocation.address)
         self._delete(AllocationRow, and_(AllocationRow.network_id == allocation.network_id, held))
+
+    # --- answers kept by Idempotency-Key
+
+    def kept_answer(self, scope: str, key: str, *, since: datetime) -> KeptAnswer | None:
+        """The answer kept under a key, unless it is older."""
+        row = self._session.get(KeptAnswerRow, (scope, key))
+        if row is None or row.created_at < mapping.to_text(since):
+            return None
+        return KeptAnswer(row.fingerprint, row.status, row.body, dict(row.headers))
+
+    def keep_answer(self, scope: str, key: str, answer: KeptAnswer, *, now: datetime, since: datetime) -> None:
+        """In the place of an older one under this key; a few others that are older go by the way."""
+        created = col(KeptAnswerRow.created_at)
+        old = select(KeptAnswerRow.scope, KeptAnswerRow.key).where(created < mapping.to_text(since))
+        for found in self._session.exec(old.order_by(created).limit(_PURGED)).all():
+            self._delete(KeptAnswerRow, and_(KeptAnswerRow.scope == found[0], KeptAnswerRow.key == found[1]))
+        self._delete(KeptAnswerRow, and_(KeptAnswerRow.scope == scope, KeptAnswerRow.key == key))
+        self._save(
+            KeptAnswerRow(
+                scope=scope,
+                key=key,
+                fingerprint=answer.fingerprint,
+                status=answer.status,
+                body=answer.body,
+                headers=dict(answer.headers),
+                created_at=mapping.to_text(now),
+            )
+        )
 
     # --- writing
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sqlalchemy import Engine, create_engine, event
+from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlmodel import Session
@@ -16,7 +18,11 @@ from sqlmodel import Session
 import app
 from app.model.errors import StartupError, StoreFailed
 
+log = logging.getLogger("bridgehead.store")
+
 _BUSY_MS = 5000
+_READS = "bridgehead_reads"
+"""An execution option: the transaction does not write, and waits for nobody who does."""
 _WORDS = "move it away to start with an empty one, or restore a backup"
 
 
@@ -64,9 +70,10 @@ def _configure(engine: Engine) -> None:
             connection.execute(f"PRAGMA {pragma}").close()
 
     @event.listens_for(engine, "begin")
-    def _begin(connection: object) -> None:
+    def _begin(connection: Connection) -> None:
         # sqlite3's own BEGIN comes too late for savepoints
-        connection.exec_driver_sql("BEGIN IMMEDIATE")  # type: ignore[attr-defined]
+        reads = connection.get_execution_options().get(_READS)
+        connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
 
 
 def _upgrade(engine: Engine, url: str) -> None:
@@ -80,8 +87,27 @@ def _upgrade(engine: Engine, url: str) -> None:
             f"database '{url}' was written by a newer Bridgehead (schema {current}, this one knows {head}): "
             f"upgrade Bridgehead, or {_WORDS}"
         )
+    if current is not None and engine.url.database:
+        _copy(engine, Path(f"{engine.url.database}.before-{head}"), url)
     engine.dispose()  # a child must not share its parent's connections
     _in_child(lambda: _run_migrations(engine))
+
+
+def _copy(engine: Engine, copy: Path, url: str) -> None:
+    """A copy of the database as it is, whole or not at all, for whoever goes back. Raises StartupError."""
+    part = copy.with_name(f"{copy.name}.part")
+    try:
+        part.unlink(missing_ok=True)
+        os.close(os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        with engine.connect() as connection, contextlib.closing(sqlite3.connect(part)) as target:
+            connection.connection.driver_connection.backup(target)  # type: ignore[union-attr]
+            target.execute("PRAGMA journal_mode=DELETE").close()  # one file, without its log beside it
+        part.replace(copy)
+    except (OSError, sqlite3.Error) as failure:
+        with contextlib.suppress(OSError):  # what it said first counts
+            part.unlink(missing_ok=True)
+        raise StartupError(f"database '{url}' cannot be copied to '{copy}' before its upgrade ({failure})") from failure
+    log.info("the database as it was before its upgrade is kept in %s", copy)
 
 
 def _run_migrations(engine: Engine) -> None:
@@ -129,6 +155,16 @@ def transaction(engine: Engine) -> Iterator[Session]:
             session.commit()
         except SQLAlchemyError as failure:
             session.rollback()
+            raise store_failed(failure) from failure
+
+
+@contextmanager
+def snapshot(engine: Engine) -> Iterator[Session]:
+    """One moment's state, to read, beside whatever is being written. Raises StoreFailed."""
+    with Session(engine.execution_options(**{_READS: True}), expire_on_commit=False) as session:
+        try:
+            yield session
+        except SQLAlchemyError as failure:
             raise store_failed(failure) from failure
 
 

@@ -54,6 +54,7 @@ class EndpointRow(SQLModel, table=True):
     netns_start_time: int
     namespace_key: str
     create_namespace: bool
+    ephemeral: bool
     address: str
     address6: str | None
     mac: str
@@ -115,3 +116,17 @@ class AllocationRow(SQLModel, table=True):
     endpoint_id: str | None = Field(default=None, foreign_key="endpoint.id", index=True)
     note: str
     created_at: str
+
+
+class KeptAnswerRow(SQLModel, table=True):
+    """The answer to a POST with an Idempotency-Key; `scope` is whose key it is."""
+
+    __tablename__ = "kept_answer"
+
+    scope: str = Field(primary_key=True)
+    key: str = Field(primary_key=True)
+    fingerprint: str
+    status: int
+    body: str
+    headers: dict[str, str] = Field(sa_column=Column(JSON, nullable=False))
+    created_at: str = Field(index=True)

@@ -2,7 +2,7 @@
 
 import asyncio
 from concurrent.futures import Future
-from functools import cache
+from functools import cache, partial
 from ipaddress import ip_interface, ip_network
 
 import httpx
@@ -10,7 +10,7 @@ import httpx
 from app.api.deps import Backend
 from app.firewall.null import NullFirewall
 from app.kernel.fake import FakeKernel
-from app.main import create_app
+from app.main import create_app, export
 from app.model.errors import NotFound
 from app.reconcile.worker import Parts, Worker
 from app.services.catalog import Catalog
@@ -70,11 +70,24 @@ class Client:
     def gather(self, *requests):
         """Requests (method, path, body) at the same time."""
 
-        async def together():
-            calls = (self._client.request(method, path, json=body) for method, path, body in requests)
-            return await asyncio.gather(*calls)
+        return self.together([self.prepared(method, path, json=body) for method, path, body in requests])
 
-        return self._runner.run(together())
+    def prepared(self, method, path, **options):
+        """A request for `together`."""
+        return partial(self._client.request, method, path, **options)
+
+    def together(self, requests):
+        """The answers to prepared requests that are sent at the same time."""
+
+        async def sent():
+            return await asyncio.gather(*(request() for request in requests))
+
+        return self._runner.run(sent())
+
+    @staticmethod
+    def of(app):
+        """A client of another application."""
+        return Client(app)
 
     def close(self):
         self._runner.run(self._client.aclose())
@@ -84,13 +97,13 @@ class Client:
 class Api:
     """A client, and what stands behind the API."""
 
-    def __init__(self, engine, kernel, pools=POOLS):
+    def __init__(self, engine, kernel, pools=POOLS, app=None):
         self.engine, self.kernel = engine, kernel
         self.catalog = Catalog()
         self.worker = Worker(Parts(engine, self.catalog, lambda: kernel, NullFirewall, pools, 3600.0))
         self.worker.start()
-        backend = Backend(self.catalog, self.worker, lambda: is_writable(engine), "none")
-        self.app = application()
+        backend = Backend(self.catalog, self.worker, lambda: is_writable(engine), "none", lambda: export(engine))
+        self.app = app or application()
         self.app.state.backend = backend
         self.client = Client(self.app)
 

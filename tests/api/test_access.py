@@ -8,6 +8,7 @@ from harness import Client, checked_problem
 
 from app.api.audit import AuditRefusals
 from app.api.guards import PeerGuard, TokenGuard
+from app.api.middleware import BODY_MAX
 from app.kernel.fakeworld import Namespace
 from app.model.access import Peer, Principal, Role
 
@@ -184,6 +185,89 @@ def test_a_scoped_token_connects_no_namespace_of_others(api, by_token, two):
         assert api.state() == before
     again = web.post("/endpoints", json={"network": "web", "namespace": "red", "name": "second"})
     assert again.status_code == 201
+
+
+# --- answers that are kept
+
+
+def keyed(client, path, body):
+    return client.post(path, json=body, headers={"idempotency-key": "k"})
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/networks", {"name": "new"}),
+        ("/endpoints", {"network": "web", "namespace": "green"}),
+        ("/portmaps", {"endpoint": "red", "host_port": 7070}),
+        ("/ipam/allocations", {"network": "web"}),
+    ],
+)
+def test_a_kept_answer_is_for_who_may_make_the_change(api, by_token, two, monkeypatch, path, body):
+    first = keyed(by_token("all"), path, body)
+    assert first.status_code == 201
+    monkeypatch.setitem(TOKENS, "less", Principal("token all", networks=frozenset({"lan"}), confined=True))
+    before = api.state()
+    forbidden(keyed(by_token("less"), path, body), "'lan'")
+    forbidden(keyed(by_token("web" if path == "/networks" else "nothing"), path, body))
+    assert api.state() == before
+    monkeypatch.setitem(TOKENS, "still", Principal("token all", networks=frozenset({"web"}), confined=True))
+    if path != "/networks":
+        again = keyed(by_token("still"), path, body)
+        assert (again.content, again.headers["idempotency-replayed"]) == (first.content, "true")
+        assert api.state() == before
+
+
+def test_a_user_s_kept_answer(api, by_user, audited):
+    api.network()
+    first = keyed(by_user(1000), "/endpoints", {"network": "web", "namespace": "new"})
+    assert first.status_code == 201
+    before = api.state()
+    audited.clear()
+    again = keyed(by_user(1000), "/endpoints", {"network": "web", "namespace": "new"})
+    assert (again.content, again.headers["idempotency-replayed"]) == (first.content, "true")
+    assert api.state() == before
+    assert audited == []
+    forbidden(keyed(by_user(1001), "/endpoints", {"network": "web", "namespace": "new"}), "uid 1001")
+
+
+# --- export and import
+
+
+def test_who_may_export_and_import(api, by_token, by_user):
+    api.network()
+    api.endpoint()
+    assert connect(by_user(1000), namespace="users").status_code == 201
+    for fine in (by_token("all"), by_token("look"), by_user(0), by_user(1000)):
+        document = fine.get("/export").json()
+        assert [one["uid"] for one in document["endpoints"]] == [None, 1000]
+    forbidden(by_token("web").get("/export"), "token web")
+    api.delete("/networks/web?force=true")
+    before = api.state()
+    for client, words in ((by_user(1000), "uid 1000"), (by_token("web"), "token web"), (by_token("look"), "read")):
+        forbidden(client.post("/import", json=document), words)
+    assert api.state() == before
+    assert by_user(0).post("/import", json=document).status_code == 200
+    # whose a namespace is, is kept
+    assert connect(by_user(1000), namespace="users", name="second").status_code == 201
+
+
+def test_an_import_is_in_the_audit_log(api, by_user, audited):
+    api.network()
+    document = api.get("/export")
+    api.delete("/networks/web")
+    audited.clear()
+    assert by_user(0).post("/import", json=document).status_code == 200
+    assert [(one["who"], one["verb"], one["name"]) for one in audited] == [
+        ("uid 0 pid 4711 (curl)", "create", "web"),
+    ]
+
+
+def test_only_who_may_import_may_send_a_large_document(by_user):
+    padded = b'{"version": 9}' + b" " * BODY_MAX
+    checked_problem(by_user(1000).post("/import", content=padded), 413, "body_too_large")
+    checked_problem(by_user(0).post("/import", content=padded), 422, "invalid")
+    checked_problem(by_user(0).post("/networks", content=padded), 413, "body_too_large")
 
 
 # --- other people's namespaces

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 
 import pytest
 from harness import Client, checked_problem
@@ -11,6 +12,7 @@ from app.api.guards import HostGuard
 from app.api.middleware import DEPTH_MAX, Admission, BodyLimit, RateLimit, holder, user
 from app.main import for_tcp
 from app.model.access import Principal
+from app.model.errors import Invalid
 from app.settings import Settings
 
 
@@ -43,6 +45,28 @@ def test_brackets_within_strings_do_not_count(api):
 def test_no_body_takes_long_to_measure(api, text):
     answer = api.client.post("/networks", content="{" * (DEPTH_MAX - 1) + "[]" + text, timeout=5)
     assert answer.status_code in (400, 422)
+
+
+def test_a_large_document_is_measured_at_once():
+    text = json.dumps([{"id": "8e\\\\[", "labels": {'a"]': "}{"}, "bridge": "w" * 200}] * 100_000).encode()
+    assert len(text) < middleware.IMPORT_MAX
+    scope = {"type": "http", "method": "POST", "path": "/import"}
+    start = time.process_time()
+    middleware._check_depth(scope, text)
+    assert time.process_time() - start < 2
+    with pytest.raises(Invalid):
+        middleware._check_depth(scope, b"[" * (DEPTH_MAX - 2) + text)
+
+
+def test_a_document_may_take_its_time(api, monkeypatch):
+    monkeypatch.setattr(middleware, "BODY_WITHIN", 0.05)
+
+    async def slow():
+        yield b'{"version": 1, "networks": [], "endpoints": [],'
+        await asyncio.sleep(0.2)
+        yield b'"portmaps": [], "reservations": []}'
+
+    assert api.client.post("/import", content=slow()).status_code == 200
 
 
 def test_a_body_that_does_not_come(api, monkeypatch):

@@ -110,6 +110,20 @@ def test_unknown_methods(api, method, path):
     api.refused(method, path, None, 405, "method_not_allowed", method)
 
 
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [
+        ("/networks", "GET, POST"),
+        ("/networks/web", "GET, PATCH, DELETE"),
+        ("/ipam/allocations/x", "GET, DELETE"),
+        ("/version", "GET"),
+        ("/import", "POST"),
+    ],
+)
+def test_which_methods_are_known(api, path, allowed):
+    assert api.client.request("PUT", path).headers["allow"] == allowed
+
+
 @pytest.mark.parametrize("query", ["?force=maybe", "?force="])
 def test_bad_queries(api, query):
     api.network()

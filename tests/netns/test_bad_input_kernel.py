@@ -103,10 +103,10 @@ def test_a_published_port_is_no_longer_a_processes(sandbox, api, red):
 
 def test_published_ports_leave_the_daemon_its_descriptors(daemon, api, red, unchanged):
     """Without any left nobody could connect, not even to take the mapping back."""
-    resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, (600, 600))
-    unchanged("portmaps", {"endpoint": "red", "host_port": "2000-2560"}, 502, "kernel_refused", "RLIMIT_NOFILE 600")
+    resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, (900, 900))
+    unchanged("portmaps", {"endpoint": "red", "host_port": "2000-2560"}, 409, "too_many_ports", "900")
     portmap(api, "red", "2000-2300", protocol="udp")
-    unchanged("portmaps", {"endpoint": "red", "host_port": "2000-2100"}, 502, "kernel_refused", "RLIMIT_NOFILE 600")
+    unchanged("portmaps", {"endpoint": "red", "host_port": "2000-2100"}, 409, "too_many_ports", "900")
     with httpx.Client(transport=httpx.HTTPTransport(uds=str(daemon.socket)), base_url="http://bridgehead") as other:
         assert other.get("/readyz").status_code == 200
 

@@ -135,3 +135,33 @@ def test_endpoints_come_and_go_at_once(sandbox, api, clients):
     stays = sandbox.netns("stays")
     with stays.tcp_server(80):
         assert sandbox.client.tcp("203.0.113.2", 8080) == b"stays\n"
+
+
+def test_changes_with_one_tag_at_once(api, clients):
+    network(api, "web")
+    headers = {"if-match": api.get("/networks/web").headers["etag"]}
+    barrier = Barrier(CONCURRENCY)
+
+    def change(client, number):
+        barrier.wait()
+        return client.patch("/networks/web", json={"labels": {"by": str(number)}}, headers=headers)
+
+    answers = spread(clients, CONCURRENCY, change)
+    assert Counter(answer.status_code for answer in answers) == {200: 1, 412: CONCURRENCY - 1}
+    winner = next(answer for answer in answers if answer.status_code == 200)
+    assert get(api, "networks/web")["labels"] == winner.json()["labels"]
+
+
+def test_posts_with_one_key_at_once(sandbox, api, clients):
+    network(api, "web")
+    barrier = Barrier(CONCURRENCY)
+
+    def make(client, _number):
+        barrier.wait()
+        body = {"network": "web", "namespace": "red"}
+        return client.post("/endpoints", json=body, headers={"idempotency-key": "one"})
+
+    answers = spread(clients, CONCURRENCY, make)
+    assert {answer.status_code for answer in answers} == {201}
+    assert len({answer.content for answer in answers}) == 1
+    assert len(get(api, "endpoints")) == 1

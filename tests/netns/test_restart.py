@@ -206,13 +206,13 @@ def wipe(sandbox):
 
 
 def test_an_empty_kernel_is_rebuilt(sandbox, daemon, api, built):
-    before, hardware = snapshot(sandbox), macs(sandbox)
+    before, hardware = snapshot(sandbox).unordered(), macs(sandbox)
     daemon.kill()
     wipe(sandbox)
     assert not ours(sandbox)
     daemon.start()
     assert everything(api) == built
-    assert before.difference(snapshot(sandbox)) == ""
+    assert before.difference(snapshot(sandbox).unordered()) == ""
     assert {key: mac for key, mac in macs(sandbox).items() if key[1] not in peers(built)} == {
         key: mac for key, mac in hardware.items() if key[1] not in peers(built)
     }
@@ -251,14 +251,14 @@ DAMAGE = {
 
 def test_half_of_it_is_made_whole(sandbox, daemon, api, built):
     """Every damage is undone by the next start, whatever else is left."""
-    before = snapshot(sandbox)
+    before = snapshot(sandbox).unordered()
     veth = next(one["host_ifname"] for one in built["endpoints"] if one["name"] == "red")
     wrong = {}
     for name, damage in DAMAGE.items():
         daemon.kill()
         damage(sandbox, veth)
         daemon.start()
-        difference = before.difference(snapshot(sandbox))
+        difference = before.difference(snapshot(sandbox).unordered())
         if difference or everything(api) != built or not all_ready(api):
             wrong[name] = difference or [one["status"] for one in get(api, "endpoints")]
         else:

@@ -147,12 +147,13 @@ def every_error(kind=errors.BridgeheadError):
 
 
 CODES = {
-    422: {"invalid", "address_outside_subnet"},
+    422: {"invalid", "address_outside_subnet", "idempotency_mismatch"},
+    412: {"precondition_failed"},
     404: {"not_found", "namespace_missing"},
     409: {
         *("name_taken", "address_taken", "subnet_overlap", "pool_exhausted", "port_taken", "network_in_use"),
         *("endpoint_in_use", "interface_exists", "internal_network", "no_gateway", "bridge_full"),
-        "too_many_ports",
+        *("too_many_ports", "not_empty"),
     },
     401: {"unauthorized"},
     403: {"forbidden"},

@@ -8,15 +8,13 @@ from ipaddress import ip_address, ip_network
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import create_engine
 from sqlmodel import SQLModel
 
 import app.store.tables  # noqa: F401 - fills the metadata
 from app.model.errors import StartupError, StoreFailed
 from app.model.spec import AddressPlan, Allocation, AllocationKind, Network
-from app.store import migrate
 from app.store.repository import Repository
-from app.store.session import is_writable, migrations_dir, open_database, transaction
+from app.store.session import is_writable, open_database, transaction
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678, tzinfo=UTC)
 
@@ -165,74 +163,6 @@ def test_overlaps(engine, subnet, overlaps):
         store = Repository(session)
         store.add_network(network())
         assert (store.network_overlapping(ip_network(subnet)) is not None) is overlaps
-
-
-ROWS = (
-    "INSERT INTO network (id, name, bridge, subnet, subnet_first, subnet_last, gateway, ip_range, mtu, internal, "
-    "isolated, masquerade, labels, created_at, updated_at) VALUES ('n', 'web', 'web', '10.0.0.0/24', 'a', 'b', "
-    "'10.0.0.1', '10.0.0.0/24', 1500, 0, 1, 1, '{}', '2026-01-02T00:00:00+00:00', '2026-01-02T00:00:00+00:00')",
-    "INSERT INTO endpoint (id, network_id, name, netns_kind, netns_value, netns_start_time, namespace_key, "
-    "create_namespace, address, mac, ifname, host_ifname, labels, created_at, updated_at) VALUES ('e', 'n', 'red', "
-    "'name', 'red', 0, 'name:red', 1, '10.0.0.2', '02:00:00:00:00:01', 'eth0', 'veth0', '{}', "
-    "'2026-01-02T00:00:00+00:00', '2026-01-02T00:00:00+00:00')",
-    "INSERT INTO portmap (id, endpoint_id, protocol, host_ip, host_port, target_port, labels, created_at, updated_at) "
-    "VALUES ('p', 'e', 'tcp', '0.0.0.0', 8080, 80, '{}', '2026-01-02T00:00:00+00:00', '2026-01-02T00:00:00+00:00')",
-    "INSERT INTO allocation (id, network_id, address, address_key, kind, endpoint_id, note, created_at) VALUES "
-    "('e', 'n', '10.0.0.2', '0000', 'endpoint', 'e', '', '2026-01-02T00:00:00+00:00')",
-)
-
-
-def _first_schema(file):
-    """A database of schema 0001, with a row of each kind."""
-    blank = create_engine(f"sqlite:///{file}")
-    migrate.upgrade(blank, migrations_dir(), "0001")
-    with blank.begin() as connection:
-        for row in ROWS:
-            connection.exec_driver_sql(row)
-    blank.dispose()
-
-
-def test_a_database_of_the_first_schema_keeps_its_rows(file):
-    _first_schema(file)
-    engine = open_database(f"sqlite:///{file}")
-    with engine.connect() as connection:
-        context = MigrationContext.configure(connection, opts={"compare_type": True})
-        assert compare_metadata(context, SQLModel.metadata) == []
-        assert connection.exec_driver_sql("PRAGMA foreign_key_check").all() == []
-    with transaction(engine) as session:
-        store = Repository(session)
-        (network,), (endpoint,), (portmap,) = store.networks(), store.endpoints(), store.portmaps()
-        assert (network.plan(6), network.icc, network.snat_address, network.spoof_protection) == (
-            None,
-            True,
-            None,
-            False,
-        )
-        assert endpoint.addresses == (ip_address("10.0.0.2"),)
-        assert (portmap.host_port, portmap.count) == (8080, 1)
-        assert [one.id for one in store.allocations()] == ["e"]
-        # both versions under one id, but no address twice
-        store.add_allocation(replace(store.allocations()[0], address=ip_address("fd00::2")))
-    engine.dispose()
-
-
-def test_back_to_the_first_schema_and_up_again(file):
-    _first_schema(file)
-    open_database(f"sqlite:///{file}").dispose()
-    plain = create_engine(f"sqlite:///{file}")
-    with plain.begin() as connection:
-        six = "SELECT id, network_id, 'fd00::2', '0001', kind, endpoint_id, note, created_at FROM allocation"
-        columns = "id, network_id, address, address_key, kind, endpoint_id, note, created_at"
-        connection.exec_driver_sql(f"INSERT INTO allocation ({columns}) {six}")
-    migrate.downgrade(plain, migrations_dir(), "0001")
-    with plain.connect() as connection:
-        assert connection.exec_driver_sql("SELECT id, address FROM allocation").all() == [("e", "10.0.0.2")]
-        assert connection.exec_driver_sql("SELECT id, host_port FROM portmap").all() == [("p", 8080)]
-    plain.dispose()
-    again = open_database(f"sqlite:///{file}")
-    with transaction(again) as session:
-        assert [one.name for one in Repository(session).networks()] == ["web"]
-    again.dispose()
 
 
 @pytest.mark.parametrize(

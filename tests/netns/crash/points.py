@@ -1,0 +1,101 @@
+"""A daemon that counts what it does, and at a given point dies (SIGKILL) or is refused: in place of `app.main:run`.
+
+Points: before and after each operation on the kernel, each change of the rules and each commit; after each netlink
+message, setting and system call in between.
+"""
+
+import errno
+import mmap
+import os
+import signal
+import struct
+from functools import wraps
+from pathlib import Path
+
+from app.model.errors import KernelRefused
+
+FILE = "points"
+KILL, REFUSE = 1, 2
+_LAYOUT = struct.Struct("=qqqq")
+
+
+class Board:
+    """Shared by daemon and test: how many points and operations there were, and at which one what happens."""
+
+    def __init__(self, state_dir):
+        path = Path(state_dir) / FILE
+        if not path.exists():
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            path.write_bytes(bytes(_LAYOUT.size))
+        with open(path, "r+b") as file:
+            self._memory = mmap.mmap(file.fileno(), _LAYOUT.size)
+
+    def read(self):
+        """Points and operations so far, the point or operation that is aimed at, and what happens there."""
+        return _LAYOUT.unpack(self._memory[:])
+
+    def _write(self, *values):
+        self._memory[:] = _LAYOUT.pack(*values)
+
+    def aim(self, action, distance):
+        """`distance` points (operations, to be refused) from now on."""
+        points, operations, _target, _action = self.read()
+        self._write(points, operations, (points if action == KILL else operations) + distance, action)
+
+    def rest(self):
+        points, operations, _target, _action = self.read()
+        self._write(points, operations, 0, 0)
+
+    def pass_by(self, asked, *, operation=False):
+        points, operations, target, action = self.read()
+        points, operations = points + 1, operations + operation
+        self._write(points, operations, target, action)
+        if action == KILL and points == target:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if action == REFUSE and operation and operations == target:
+            raise KernelRefused(errno.ENOMEM, asked, "injected by a test")
+
+
+def _wrap(board, owner, name, *, before=False, operation=False):
+    original = getattr(owner, name)
+
+    @wraps(original)
+    def counted(*arguments, **options):
+        asked = f"{getattr(owner, '__name__', owner)}.{name}"
+        if before:
+            board.pass_by(asked, operation=operation)
+        result = original(*arguments, **options)
+        board.pass_by(asked)
+        return result
+
+    setattr(owner, name, counted)
+
+
+def install(board, *, iptables):
+    """Puts the points into the daemon's own parts."""
+    from sqlmodel import Session
+
+    from app.firewall import libnftables, selection
+    from app.kernel import libc, linux, ports, sysctl, wire
+
+    _wrap(board, linux.LinuxKernel, "apply", before=True, operation=True)
+    _wrap(board, selection.HostFirewall, "apply", before=True, operation=True)
+    _wrap(board, Session, "commit", before=True)
+    _wrap(board, wire.Netlink, "request")
+    _wrap(board, sysctl, "write")
+    _wrap(board, libc, "_call")
+    _wrap(board, ports.PortReservations, "change")
+    _wrap(board, libnftables.Libnftables, "run")
+    if iptables:
+        import iptc
+
+        for table in (iptc.Table, iptc.Table6):
+            if "commit" in vars(table):
+                _wrap(board, table, "commit")
+
+
+def run(settings):
+    from app import main
+
+    install(Board(settings.state_dir), iptables=settings.firewall == "iptables")
+    return main.run(settings)

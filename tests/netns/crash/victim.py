@@ -1,0 +1,118 @@
+"""A daemon that is killed and started again, on a host whose every state is compared."""
+
+from dataclasses import replace
+
+import httpx
+from crash.history import HISTORY, identities, view
+from crash.points import KILL, Board
+
+from app.sandbox import Sandbox, eventually, snapshot
+
+ENTRY = ("tests.netns.crash.points:run", "app.settings:Settings")
+_LINK_LOCAL = ("addresses", "routes")
+BACKENDS = ("nftables", "iptables")
+
+
+def host_of(sandbox):
+    """All of the host but what the kernel gives a bridge by itself when its first port comes up."""
+    found = snapshot(sandbox)
+    kept = {field: tuple(line for line in getattr(found, field) if "fe80::" not in line) for field in _LINK_LOCAL}
+    return replace(found, **kept, firewall=tuple(sorted(found.firewall)))  # networks stand in any order in a chain
+
+
+class Victim:
+    """Its host is the same again whenever it has nothing."""
+
+    def __init__(self, stack, firewall):
+        self.firewall = firewall
+        self.sandbox = stack.enter_context(Sandbox(ipv6=True))
+        self.daemon = self.sandbox.daemon(firewall=firewall, entry=ENTRY)
+        self.board = Board(self.daemon.state_dir)
+        self.untouched = host_of(self.sandbox)
+        self.daemon.start()
+        self.api = self.daemon.client
+        self.kills = 0
+
+    def play(self, steps):
+        """Without any harm."""
+        for name, step in steps:
+            answer = step(self.api)
+            assert answer.is_success, f"{name}: {answer.text}"
+
+    def state(self):
+        return view(self.api), identities(self.api), host_of(self.sandbox)
+
+    def host_becomes(self, wanted):
+        """The kernel is a moment behind with what it removes."""
+
+        def same():
+            difference = wanted.difference(host_of(self.sandbox))
+            assert difference == "", difference
+            return True
+
+        eventually(same, timeout=5.0, what="the host as it was")
+
+    def clear(self):
+        for one in self.api.get("/networks").json():
+            answer = self.api.delete(f"/networks/{one['id']}?force=true")
+            assert answer.status_code == 204, answer.text
+        self.host_becomes(self.untouched)
+
+    def killed_in(self, step, distance):
+        """Whether it died of a step, at the given point; then it is up again."""
+        self.board.aim(KILL, distance)
+        try:
+            answer = step(self.api)
+        except httpx.TransportError:
+            self.daemon.exit_code()
+            self.board.rest()
+            self.daemon.start()
+            self.kills += 1
+            return True
+        self.board.rest()
+        assert answer.is_success, answer.text
+        return False
+
+    def nothing_to_heal(self):
+        """Another start changes nothing."""
+        told = len(self.daemon.log())
+        self.daemon.restart()
+        assert "healed" not in self.daemon.log()[told:], self.daemon.log()[told:]
+
+
+def kill_at_points(victim, stride):
+    """In each step, at every `stride`-th point: what was acknowledged stays, the rest is whole or not there."""
+    steps = list(HISTORY.items())
+    for number, (name, step) in enumerate(steps):
+        before = victim.state()
+        distance = 1
+        while True:
+            try:
+                if not victim.killed_in(step, distance):
+                    break
+                if not _as_before(victim, before):
+                    _as_after(victim, before)
+                    victim.clear()
+                    victim.play(steps[:number])
+                    before = victim.state()
+            except AssertionError as failure:
+                failure.add_note(f"{victim.firewall}: killed at point {distance} of '{name}'")
+                raise
+            distance += stride
+        victim.nothing_to_heal()
+    victim.host_becomes(victim.untouched)
+
+
+def _as_before(victim, before):
+    if view(victim.api) != before[0]:
+        return False
+    assert identities(victim.api) == before[1]
+    victim.host_becomes(before[2])
+    return True
+
+
+def _as_after(victim, before):
+    """The step was done whole: what was there and still is has kept its id, MAC and interface."""
+    now = identities(victim.api)
+    assert all(now[key] == value for key, value in before[1].items() if key in now)
+    victim.nothing_to_heal()

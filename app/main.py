@@ -23,11 +23,14 @@ from app.api.audit import AuditRefusals
 from app.api.deps import Backend, known_query
 from app.api.guards import HostGuard, PeerGuard, TokenGuard
 from app.api.middleware import Admission, BodyLimit, Client, RateLimit, holder, user
+from app.firewall.nfnetlink import nf_tables_loaded
+from app.firewall.nft_foreign import OUR_TABLE
 from app.firewall.selection import open_firewall
 from app.host import auditlog, claim, listeners, privileges, serve, tls
 from app.host.tokens import TokenStore
 from app.kernel.linux import LinuxKernel
 from app.model.errors import BridgeheadError, StartupError
+from app.reconcile.monitor import Monitor
 from app.reconcile.worker import Parts, Worker
 from app.services import audit
 from app.services.backup import save
@@ -140,6 +143,9 @@ def _start_worker(settings: Settings, engine: Engine, stack: contextlib.ExitStac
     """Raises StartupError."""
     catalog = Catalog()
     worker = Worker(_parts(settings, engine, catalog))
+    monitor = Monitor(worker.watchlist, worker.report, rules=OUR_TABLE, nf_tables_loaded=nf_tables_loaded)
+    monitor.start()
+    stack.callback(monitor.stop)
     try:
         worker.start()
     except BridgeheadError as failure:

@@ -7,7 +7,7 @@ import platform
 import sys
 
 from app.sandbox import LAUNCHER, Sandbox
-from bench import burst, latency, mappings, memory
+from bench import burst, healing, latency, mappings, memory
 
 
 def _burst():
@@ -29,6 +29,15 @@ def _mappings(backend):
     return lambda: mappings.measure(backend)
 
 
+def _healing(backend):
+    def run():
+        policy = "DROP" if backend == "iptables" else "ACCEPT"
+        with Sandbox(forward=policy) as sandbox, sandbox.daemon(command=True, firewall=backend) as daemon:
+            return healing.measure(sandbox, daemon, backend)
+
+    return run
+
+
 BENCHES = {
     "reads": ("Reads while the worker builds endpoints", _burst),
     "memory": ("Memory, idle", _memory),
@@ -37,12 +46,16 @@ BENCHES = {
         f"mappings-{name}": (f"Published ports, one and {mappings.COUNT}, {name}", _mappings(name))
         for name in mappings.BACKENDS
     },
+    **{f"healing-{name}": (f"From damage to repair, {name}", _healing(name)) for name in mappings.BACKENDS},
 }
+
+GROUPS = tuple(dict.fromkeys(name.partition("-")[0] for name in BENCHES))
+"""`healing` is `healing-iptables` and `healing-nftables`."""
 
 
 def main():
     parser = argparse.ArgumentParser(prog="python -m bench")
-    parser.add_argument("names", nargs="*", choices=[[], *BENCHES], metavar="NAME", help=", ".join(BENCHES))
+    parser.add_argument("names", nargs="*", choices=[[], *GROUPS, *BENCHES], metavar="NAME", help=", ".join(BENCHES))
     parser.add_argument("--json", action="store_true", help="figures instead of tables")
     options = parser.parse_args()
     if os.geteuid() != 0:
@@ -51,7 +64,8 @@ def main():
     figures = {"python": platform.python_version(), "linux": platform.release(), "cpus": os.cpu_count()}
     if not options.json:
         print(", ".join(f"{name} {value}" for name, value in figures.items()))
-    for name in options.names or BENCHES:
+    names = options.names or BENCHES
+    for name in [one for name in names for one in BENCHES if name in (one, one.partition("-")[0])]:
         title, measure = BENCHES[name]
         result = measure()
         figures[name] = result.figures()

@@ -39,6 +39,10 @@ class GuardedFirewall:
         found = self._guards.sync(item for item in items if isinstance(item, SourceGuard))
         return found + self._traffic.sync(item for item in items if not isinstance(item, SourceGuard))
 
+    def changed(self, *, touched: bool) -> bool:
+        """See Firewall.changed."""
+        return self._guards.changed(touched=touched) or self._traffic.changed(touched=touched)
+
 
 def _change(ops: Sequence[Op]) -> dict[tuple[str, ...], SourceGuard | None]:
     return {op.item.key: op.after if isinstance(op.after, SourceGuard) else None for op in ops}

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from app.firewall import xtables
+from app.firewall import legacy, xtables
 from app.firewall.repair import layout, put, rebuild
 from app.firewall.rules import PREFIX, TABLES, Placed, Table, is_bucket, is_ordered, rules_of, shared_rules
 from app.model.errors import KernelRefused, StartupError
@@ -21,6 +21,7 @@ _LOADED_TABLES = {
     4: Path("/proc/thread-self/net/ip_tables_names"),
     6: Path("/proc/thread-self/net/ip6_tables_names"),
 }
+_NAMES = {table.name for table in TABLES}
 _Change = Mapping[ItemKey, TrafficItem | None]
 _Chain = tuple[Table, str]
 _Key = TypeVar("_Key")
@@ -45,6 +46,8 @@ class IptablesFirewall:
         self._items: dict[ItemKey, TrafficItem] = {}
         self._wanted: Counter[Placed] = Counter()
         self._chains: Counter[_Chain] = Counter()
+        self._left: legacy.Outlines = {}
+        self._contents: legacy.Outlines | None = None
 
     @staticmethod
     def require() -> None:
@@ -74,8 +77,22 @@ class IptablesFirewall:
             former = layout(self._items.values())
             for table in reversed(done):
                 rebuild(table, former.get(table, {}))
+            self._note()
             raise
+        self._note()
         return self._adopt(new, delta)
+
+    def _note(self) -> None:
+        """Remembers how the tables are now; what is in them is looked at when there is time, in `changed`."""
+        self._left, self._contents = legacy.outlines(_NAMES), None
+
+    def changed(self, *, touched: bool) -> bool:
+        """See Firewall.changed: large tables by their outlines only."""
+        if legacy.outlines(_NAMES) != self._left:
+            return True
+        contents = legacy.contents(_NAMES)
+        before, self._contents = self._contents or contents, contents
+        return before != contents
 
     def _delta(self, old: list[Placed], new: list[Placed]) -> _Delta:
         """A rule goes with the last item that wants it; a chain in which order matters is written again as a whole."""
@@ -140,6 +157,7 @@ class IptablesFirewall:
         self._items = wanted
         self._wanted = Counter(_rules(wanted))
         self._chains = Counter(chain for placed in self._wanted for chain in _named(placed))
+        self._note()
         return found
 
 

@@ -100,6 +100,25 @@ class NftTables:
             self._rules.get(one) is not None and self._kernel.rules(one, TABLE) == self._rules[one] for one in families
         )
 
+    def changed(self, *, touched: bool) -> bool:
+        """Whether anything changed since our last change; untouched tables are right where their rules are."""
+        if not any(self._sizes.values()):
+            return touched
+        generation = self._kernel.generation()
+        if generation == self._generation:
+            return False
+        if touched:
+            return True
+        families = [family for family in self._families if self._sizes[family]]
+        there = {family: self._kernel.rules(family, TABLE) for family in families}
+        # None: not known, for somebody changes rules right now, or did as they were noted
+        pairs = [(there[family], self._rules.get(family)) for family in families]
+        if any(None not in pair and pair[0] != pair[1] for pair in pairs):
+            return True
+        if all(None not in pair for pair in pairs):
+            self._generation = generation
+        return False
+
     def _remember(self, generation: int, families: Iterable[Family]) -> None:
         """Takes note of rules as they are now; in vain where somebody has changed something since."""
         self._generation = generation

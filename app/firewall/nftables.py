@@ -44,6 +44,10 @@ class NftablesFirewall:
         """See Firewall.sync."""
         return self._tables.sync(item for item in items if isinstance(item, TrafficItem))
 
+    def changed(self, *, touched: bool) -> bool:
+        """See Firewall.changed."""
+        return self._tables.changed(touched=touched)
+
 
 def _traffic_item(item: object) -> TrafficItem | None:
     if item is None or isinstance(item, (NetworkPolicy, PortForward)):

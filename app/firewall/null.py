@@ -20,3 +20,7 @@ class NullFirewall:
     def sync(self, items: Iterable[FirewallItem]) -> list[str]:
         """Does nothing, and finds nothing amiss."""
         return []
+
+    def changed(self, *, touched: bool) -> bool:
+        """There is nothing that could."""
+        return False

@@ -27,6 +27,12 @@ class Firewall(Protocol):
     def sync(self, items: Iterable[FirewallItem]) -> list[str]:
         """Brings the rules to exactly these items, whatever is there; says what differed, one line each."""
 
+    def changed(self, *, touched: bool) -> bool:
+        """Whether the rules may differ from what was left, as far as that is cheap to see; `sync` tells then.
+
+        touched: nf_tables says that tables of ours were changed, by another process as it seems.
+        """
+
 
 @runtime_checkable
 class Watchful(Protocol):

@@ -161,6 +161,10 @@ class HostFirewall:
         self._troubles.clear()
         return found + self._fit()
 
+    def changed(self, *, touched: bool) -> bool:
+        """See Firewall.changed."""
+        return self._traffic.changed(touched=touched)
+
     def trouble(self, owner: str) -> str:
         """Which chain of whose drops a network's traffic, as of the last look, and what would work; empty for none."""
         if self.name == NONE:

@@ -95,13 +95,23 @@ class FakeKernel(FakeHost):
                     raise NamespaceMissing(f"namespace '{after.name}' is not there, and create_namespace is false")
                 if after.name in self.files:
                     _refuse(errno.EEXIST, op)
+                if after.name in self.others:
+                    raise NamespaceMissing(f"namespace '{after.name}' was deleted by whoever made it")
                 self.names[after.name] = Namespace(after.owner)
+            case _, Netns() as after:
+                self._note_maker(after.name)
             case Netns() as before, None:
                 found = self.names.get(before.name)
                 if found is not None and found.owner:
                     del self.names[before.name]
                     for link in list(found.links.values()):
                         self._drop(found, link.name)
+
+    def _note_maker(self, name: str) -> None:
+        if self.names[name].owner:
+            self.others.discard(name)
+        else:
+            self.others.add(name)
 
     def _host_port(self, op: Op) -> None:
         former = self._held.pop(op.before.key, None) if isinstance(op.before, HostPort) else None
@@ -197,7 +207,7 @@ class FakeKernel(FakeHost):
                 link = self._require(self.host, after.name, op)
                 link.ipv6 = after.ipv6
                 _readdress(link, before, after, op)
-                link.mac, link.mtu, link.up = after.mac, after.mtu, True
+                link.mac, link.mtu, link.up, link.connected = after.mac, after.mtu, True, True
 
     def _attachment(self, op: Op) -> None:
         match op.before, op.after:
@@ -213,7 +223,7 @@ class FakeKernel(FakeHost):
                 inner.ipv6 = after.ipv6
                 _readdress(inner, before, after, op)
                 outer.mtu = inner.mtu = after.mtu
-                outer.up = inner.up = True
+                outer.up = inner.up = inner.connected = True
 
     def _set_port(self, outer: Link, item: Attachment, op: Op) -> None:
         if item.locked and not self.can_lock_ports:
@@ -273,7 +283,9 @@ class FakeKernel(FakeHost):
         named |= {
             ("netns", item.name) for item in wanted.values() if isinstance(item, Netns) and item.name in self.names
         }
-        found += [Netns(name, self.names[name].owner) for _kind, name in sorted(named)]
+        for _kind, name in sorted(named):
+            self._note_maker(name)
+            found.append(Netns(name, self.names[name].owner))
         found += self._held.values()
         found += self._observed_routes(wanted.values())
         settings = {item.path: item for item in wanted.values() if isinstance(item, Sysctl)}
@@ -286,12 +298,29 @@ class FakeKernel(FakeHost):
         found += [LoopbackRoute(routed.get(bridge, ""), bridge) for bridge in sorted(self.loopbacks)]
         return found
 
+    def observe_items(self, expected: Iterable[Item]) -> list[Item]:
+        wanted = list(expected)
+        keys, owners = {item.key for item in wanted}, {item.owner for item in wanted if item.key[0] == "link"}
+        return [
+            item
+            for item in self.observe(wanted)
+            if item.key in keys
+            or isinstance(item, DefaultRoute)
+            or (isinstance(item, ForeignLink) and item.owner in owners)
+        ]
+
     def _observed(self, link: Link, wanted: dict[ItemKey, Item]) -> Item:
         item = wanted.get(("link", link.name))
         match item:
             case Bridge() if (item.owner, "bridge") == (link.owner, link.kind):
                 return replace(
-                    item, mac=link.mac, mtu=link.mtu, addresses=_held(item, link), ipv6=link.ipv6, up=link.up
+                    item,
+                    mac=link.mac,
+                    mtu=link.mtu,
+                    addresses=_held(item, link),
+                    ipv6=link.ipv6,
+                    up=link.up,
+                    connected=link.connected,
                 )
             case Attachment() if (item.owner, "veth") == (link.owner, link.kind) and link.peer is not None:
                 netns, ifname = link.peer
@@ -308,6 +337,7 @@ class FakeKernel(FakeHost):
                         isolated=link.isolated,
                         locked=link.locked,
                         up=link.up and inner.up,
+                        connected=inner.connected,
                     )
                 if self._find(item.netns) is None and not _is_remade(item.netns, wanted):
                     return replace(item, bridge=link.master, mtu=link.mtu, up=False)

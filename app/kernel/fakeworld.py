@@ -37,6 +37,7 @@ class Link:
     isolated: bool = False
     locked: bool = False
     peer: tuple[Namespace, str] | None = None
+    connected: bool = True
 
 
 @dataclass(slots=True)
@@ -70,6 +71,7 @@ class FakeHost:
         self.routes: list[tuple[IPNetwork, str]] = []
         self.uplink = ""
         self.sysctls: dict[str, str] = dict(_SETTINGS)
+        self.others: set[str] = set()
         self.loopbacks: set[str] = set()
         self.depended_on: set[str] = set()
         self.can_lock_ports = True
@@ -188,6 +190,12 @@ class FakeHost:
 
     def namespace_name_free(self, name: str) -> bool:
         return name not in self.names and name not in self.files
+
+    def gone(self, ref: NetnsRef) -> str:
+        return "" if self._find(ref) is not None else f"{ref} cannot be opened: No such file or directory"
+
+    def permit_creation(self, name: str) -> None:
+        self.others.discard(name)
 
     def known_as(self, ref: NetnsRef) -> str | None:
         known = self._known.get(self._open(ref))

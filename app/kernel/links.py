@@ -19,7 +19,16 @@ from app.model.errors import Invalid, KernelRefused, NamespaceMissing
 from app.model.naming import alias
 from app.model.ops import Op
 from app.model.spec import Version
-from app.model.state import Attachment, Bridge, DefaultRoute, ForeignLink, IPInterface, LoopbackRoute, in_order
+from app.model.state import (
+    Attachment,
+    Bridge,
+    DefaultRoute,
+    ForeignLink,
+    IPInterface,
+    LoopbackRoute,
+    in_order,
+    subnets_of,
+)
 
 _PORT_TIMEOUT = 2.0
 """Seconds until a bridge port that does not forward counts as refused; it takes 0.1 ms otherwise."""
@@ -95,6 +104,8 @@ class Links:
         _change_addresses(self._rtnl, index, before, after)
         if not before.up:
             self._rtnl.set_link(index, up=True)
+        if not before.connected:
+            _connect(self._rtnl, index, after)
         self._announce(after.name, after.mac, after.addresses - before.addresses)
 
     def _announce(self, ifname: str, mac: str, addresses: Collection[IPInterface]) -> None:
@@ -216,6 +227,8 @@ class Links:
             _change_addresses(inner, index, before, after)
             if not before.up:
                 inner.set_link(index, up=True)
+            if not before.connected:
+                _connect(inner, index, after)
             announce.announce(announcer, after.ifname, after.mac, after.addresses - before.addresses)
 
     # --- routes
@@ -296,3 +309,11 @@ def _change_addresses(rtnl: Rtnl, index: int, before: Bridge | Attachment, after
         rtnl.add_address(index, address)
     for address in in_order(before.addresses - after.addresses):
         rtnl.delete_address(index, address)
+
+
+def _connect(rtnl: Rtnl, index: int, item: Bridge | Attachment) -> None:
+    """The routes to its subnets, of a link that is up."""
+    subnets = subnets_of(item.addresses)
+    for address in in_order(item.addresses):
+        if address.network in subnets:
+            rtnl.add_connected_route(index, address)

@@ -95,6 +95,16 @@ class LinuxKernel:
     def namespace_name_free(self, name: str) -> bool:
         return not self._namespaces.exists(name)
 
+    def gone(self, ref: NetnsRef) -> str:
+        try:
+            with opened(ref):
+                return ""
+        except NamespaceMissing as missing:
+            return missing.detail
+
+    def permit_creation(self, name: str) -> None:
+        self._namespaces.others.discard(name)
+
     def known_as(self, ref: NetnsRef) -> str | None:
         return self._known.key_of(ref)
 
@@ -153,7 +163,11 @@ class LinuxKernel:
             case _, Netns() as after if not self._namespaces.exists(after.name):
                 if not after.create:
                     raise NamespaceMissing(f"namespace '{after.name}' is not there, and create_namespace is false")
+                if after.name in self._namespaces.others:
+                    raise NamespaceMissing(f"namespace '{after.name}' was deleted by whoever made it")
                 self._namespaces.create(after.name, after.owner)
+            case _, Netns() as after:
+                self._namespaces.note_maker(after.name)
             case Netns() as before, None:
                 self._namespaces.delete(before.name)
 
@@ -204,18 +218,25 @@ class LinuxKernel:
     # --- reading back
 
     def observe(self, expected: Iterable[Item]) -> list[Item]:
-        self._mirror.refresh()
-        wanted = list(expected)
+        return self._observe(list(expected), only=False)
+
+    def observe_items(self, expected: Iterable[Item]) -> list[Item]:
+        return self._observe(list(expected), only=True)
+
+    def _observe(self, wanted: list[Item], *, only: bool) -> list[Item]:
+        if not only or not all(isinstance(item, Sysctl) for item in wanted):
+            self._mirror.refresh()
+        ports = {item.key for item in wanted if isinstance(item, HostPort)}
         return [
-            *self._observer.links(wanted),
-            *self._observer.namespaces(wanted),
-            *self._ports.held(),
+            *self._observer.links(wanted, only=only),
+            *self._observer.namespaces(wanted, only=only),
+            *(self._ports.held_of(ports) if only else self._ports.held()),
             *self._observer.routes(wanted),
-            *self._observed_settings(wanted),
-            *self._observer.loopback_routes(wanted),
+            *self._observed_settings(wanted, only=only),
+            *self._observer.loopback_routes(wanted, only=only),
         ]
 
-    def _observed_settings(self, wanted: list[Item]) -> Iterator[Sysctl]:
+    def _observed_settings(self, wanted: list[Item], *, only: bool) -> Iterator[Sysctl]:
         settings = {item.path: item for item in wanted if isinstance(item, Sysctl)}
         for path, item in settings.items():
             current = sysctl.read(path)
@@ -223,7 +244,7 @@ class LinuxKernel:
                 yield replace(item, value=f"{current}, and accept_ra is not 2")
             elif current is not None:
                 yield item if _is_lax(path) else replace(item, value=current)
-        for path in self._ledger.held():
+        for path in self._ledger.held() if not only else ():
             if path not in settings:
                 yield Sysctl("", path, sysctl.read(path) or "")
 

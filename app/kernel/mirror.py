@@ -151,6 +151,11 @@ class HostMirror:
     def routes(self) -> list[Route]:
         return list(self._routes)
 
+    def connected(self, index: int) -> set[IPNetwork]:
+        """Where a link leads without a gateway."""
+        routes = self._current_routes()
+        return {one.destination for one in routes if one.oif == index and one.via is None and one.destination}
+
     def name_of(self, index: int | None) -> str:
         link = self._links.get(index) if index is not None else None
         return link.name if link else "?"

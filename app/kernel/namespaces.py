@@ -170,9 +170,13 @@ class KnownNamespaces:
 
 
 class Namespaces:
-    """Enters and leaves namespaces from the thread that made it; `host` is where that thread belongs."""
+    """Enters and leaves namespaces from the thread that made it; `host` is where that thread belongs.
+
+    others: names of namespaces that were there and bore no mark of ours: who made them makes them again.
+    """
 
     def __init__(self) -> None:
+        self.others: set[str] = set()
         self.host = os.open(SELF_NETNS, os.O_RDONLY | os.O_CLOEXEC)
         self.host_identity = identity(self.host)
 
@@ -326,6 +330,13 @@ class Namespaces:
                     return None if foreign else owner
         except NamespaceMissing:
             return None
+
+    def note_maker(self, name: str) -> None:
+        """Takes note of whether a namespace that is there is ours or another's."""
+        if self.owner(name) is None:
+            self.others.add(name)
+        else:
+            self.others.discard(name)
 
     def marked(self) -> Iterator[tuple[str, str]]:
         """Name and mark of every namespace that a daemon of this host made; clears what one left half-made."""

@@ -30,6 +30,8 @@ from app.kernel.wire import (
     NTF_STICKY,
     NUD_NOARP,
     ROUTE_PROTOCOL,
+    ROUTE_PROTOCOL_KERNEL,
+    RT_SCOPE_LINK,
     RT_SCOPE_UNIVERSE,
     RT_TABLE_LOCAL,
     RT_TABLE_MAIN,
@@ -67,6 +69,7 @@ from app.model.state import IPInterface
 
 IFA_F_NODAD = 0x02
 _NDA_LLADDR = 2
+_CONNECTED_METRIC = 256  # IP6_RT_PRIO_ADDRCONF, linux/ipv6_route.h
 _LOOPBACK_METRIC = 4096
 """Behind that of lo's own route, by which the host's processes reach ::1."""
 PORT_OPTIONS = {
@@ -283,6 +286,22 @@ class Rtnl(Netlink):
         message["prefixlen"] = address.network.prefixlen
         message["attrs"] = [["IFA_LOCAL", str(address.ip)], ["IFA_ADDRESS", str(address.ip)]]
         return message
+
+    def add_connected_route(self, index: int, address: IPInterface) -> None:
+        """The route to an address's subnet, as the kernel makes it with the address; its being there is as good."""
+        message = rtmsg()
+        v4 = address.version == 4
+        message["family"], message["dst_len"] = (socket.AF_INET if v4 else socket.AF_INET6), address.network.prefixlen
+        message["table"], message["type"], message["proto"] = RT_TABLE_MAIN, RTN_UNICAST, ROUTE_PROTOCOL_KERNEL
+        message["scope"] = RT_SCOPE_LINK if v4 else RT_SCOPE_UNIVERSE
+        own = ["RTA_PREFSRC", str(address.ip)] if v4 else ["RTA_PRIORITY", _CONNECTED_METRIC]
+        message["attrs"] = [["RTA_DST", str(address.network.network_address)], ["RTA_OIF", index], own]
+        asked = f"{self._ip} route add {address.network} dev index {index} proto kernel"
+        try:
+            self.change(message, RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, lambda: asked)
+        except KernelRefused as refusal:
+            if refusal.errno != errno.EEXIST:
+                raise
 
     def add_default_route(self, via: IPAddress, index: int, *, replace: bool) -> None:
         """Adds the default route; `replace` changes the one that is there. Raises KernelRefused EEXIST."""

@@ -12,13 +12,26 @@ from app.kernel.settings import filters_strictly, ipv6_is_on
 from app.kernel.wire import ADDRESS_PROTOCOL, ROUTE_PROTOCOL, Link
 from app.model.errors import NamespaceMissing
 from app.model.spec import NetnsKind
-from app.model.state import Attachment, Bridge, DefaultRoute, ForeignLink, IPInterface, Item, LoopbackRoute, Netns
+from app.model.state import (
+    Attachment,
+    Bridge,
+    DefaultRoute,
+    ForeignLink,
+    IPInterface,
+    Item,
+    LoopbackRoute,
+    Netns,
+    subnets_of,
+)
 
 _StaticFdb = set[tuple[int, str]]
 
 
 class Observer:
-    """Reads links, namespaces and routes back. Belongs to the thread that makes it."""
+    """Reads links, namespaces and routes back. Belongs to the thread that makes it.
+
+    only: nothing but what belongs to the wanted items, at their cost.
+    """
 
     def __init__(self, rtnl: Rtnl, mirror: HostMirror, namespaces: Namespaces, known: KnownNamespaces) -> None:
         self._rtnl = rtnl
@@ -26,21 +39,22 @@ class Observer:
         self._namespaces = namespaces
         self._known = known
 
-    def namespaces(self, wanted: Sequence[Item]) -> list[Netns]:
+    def namespaces(self, wanted: Sequence[Item], *, only: bool = False) -> list[Netns]:
         """Those that we made, and those wanted that are there."""
-        found = [Netns(name, owner) for name, owner in self._namespaces.marked()]
+        found = [] if only else [Netns(name, owner) for name, owner in self._namespaces.marked()]
         marked = {item.key for item in found}
-        return found + [
-            item
-            for item in wanted
-            if isinstance(item, Netns) and item.key not in marked and self._namespaces.exists(item.name)
-        ]
+        for item in wanted:
+            if isinstance(item, Netns) and item.key not in marked and self._namespaces.exists(item.name):
+                self._namespaces.note_maker(item.name)
+                found.append(item)
+        return found
 
-    def links(self, wanted: Sequence[Item]) -> Iterator[Bridge | Attachment | ForeignLink]:
+    def links(self, wanted: Sequence[Item], *, only: bool = False) -> Iterator[Bridge | Attachment | ForeignLink]:
         """Every link that bears our mark."""
         bridges = {item.name: item for item in wanted if isinstance(item, Bridge)}
         veths = {item.host_ifname: item for item in wanted if isinstance(item, Attachment)}
-        links = [link for link in self._mirror.links() if link.is_ours]
+        owners = {item.owner for item in bridges.values()} | {item.owner for item in veths.values()}
+        links = [link for link in self._mirror.links() if link.is_ours and (not only or link.owner in owners)]
         locks = any(item.locked for item in veths.values()) or any(link.locked or not link.learning for link in links)
         static = self._rtnl.static_fdb() if locks else set()
         remade = {item.name for item in wanted if isinstance(item, Netns) and item.create}
@@ -56,6 +70,8 @@ class Observer:
 
     def _bridge(self, wanted: Bridge, link: Link) -> Bridge:
         held, ours = self._mirror.addresses_of(link.index), self._mirror.own_addresses_of(link.index)
+        # what a missing address leads to is missing with it, and comes back with it
+        present = wanted.addresses & held
         return replace(
             wanted,
             mac=link.mac,
@@ -64,6 +80,7 @@ class Observer:
             addresses=frozenset(held & wanted.addresses | ours),
             ipv6=ipv6_is_on(link.name),
             up=link.up,
+            connected=subnets_of(present) <= self._mirror.connected(link.index),
         )
 
     def _attachment(
@@ -85,6 +102,7 @@ class Observer:
                     if peer is None or peer.mac != wanted.mac or peer.index != link.peer_index:
                         return None
                     addresses = _addresses(inner, peer.index, wanted)
+                    reached = {one.destination for one in inner.routes() if one.oif == peer.index and one.via is None}
         except NamespaceMissing:
             if wanted.netns.kind is NetnsKind.NAME and wanted.netns.value in remade:
                 return None
@@ -96,6 +114,7 @@ class Observer:
             ipv6=ipv6,
             # one that drops answers counts as down: what sets it up sees to its settings too
             up=link.up and peer.up and not strict,
+            connected=subnets_of(addresses & wanted.addresses) <= reached,
         )
 
     def _port(self, wanted: Attachment, link: Link, static: _StaticFdb) -> Attachment:
@@ -108,12 +127,13 @@ class Observer:
             locked=_is_locked(wanted, link, static),
         )
 
-    def loopback_routes(self, wanted: Sequence[Item]) -> Iterator[LoopbackRoute]:
+    def loopback_routes(self, wanted: Sequence[Item], *, only: bool = False) -> Iterator[LoopbackRoute]:
         """Our routes of ::1, wanted or not."""
         owners = {item.bridge: item.owner for item in wanted if isinstance(item, LoopbackRoute)}
-        for index in self._rtnl.own_loopbacks():
+        for index in self._rtnl.own_loopbacks() if owners or not only else ():
             bridge = self._mirror.name_of(index)
-            yield LoopbackRoute(owners.get(bridge, ""), bridge)
+            if bridge in owners or not only:
+                yield LoopbackRoute(owners.get(bridge, ""), bridge)
 
     def routes(self, wanted: Sequence[Item]) -> Iterator[DefaultRoute]:
         """Our default routes in the namespaces that have endpoints, wanted or not."""

@@ -7,7 +7,7 @@ import fcntl
 import os
 import resource
 import socket
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from app.kernel.sockdiag import SockDiag
@@ -50,6 +50,10 @@ class PortReservations:
 
     def held(self) -> list[HostPort]:
         return list(self._held.values())
+
+    def held_of(self, keys: Iterable[ItemKey]) -> list[HostPort]:
+        """Those of these keys that are held."""
+        return [self._held[key] for key in keys if key in self._held]
 
     def change(self, before: HostPort | None, after: HostPort | None) -> None:
         """Reserves what is new of `after` and releases the rest of `before`; a port in both stays bound.

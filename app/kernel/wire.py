@@ -35,10 +35,10 @@ IFF_UP = 0x1
 NUD_NOARP = 0x40
 NTF_SELF, NTF_MASTER, NTF_STICKY = 0x02, 0x04, 0x40
 RTN_UNICAST, RTN_LOCAL = 1, 2
-RT_TABLE_MAIN, RT_TABLE_LOCAL, RT_SCOPE_UNIVERSE = 254, 255, 0
+RT_TABLE_MAIN, RT_TABLE_LOCAL, RT_SCOPE_UNIVERSE, RT_SCOPE_LINK = 254, 255, 0, 253
 ROUTE_PROTOCOL = 98
 """rtm_protocol of our routes ('b'): tells them from an administrator's (ip-route(8), RTPROTO)."""
-ROUTE_PROTOCOL_RA = 9
+ROUTE_PROTOCOL_KERNEL, ROUTE_PROTOCOL_RA = 2, 9
 ADDRESS_PROTOCOL = 98
 """IFA_PROTO of our addresses, which Linux has since 5.18."""
 LOOPBACK6 = IPv6Address("::1")
@@ -70,7 +70,7 @@ Message = Any
 class Link:
     """A link as the kernel shows it. `port_state` is the bridge port's STP state, None off a bridge.
 
-    elsewhere: its other end is in another namespace.
+    elsewhere: its other end is in another namespace; nsid: the id that this one gave to that.
     """
 
     index: int
@@ -89,6 +89,7 @@ class Link:
     locked: bool = False
     learning: bool = True
     elsewhere: bool = False
+    nsid: int | None = None
 
     @property
     def owner(self) -> str | None:
@@ -178,7 +179,7 @@ class Netlink:
                 data = self._socket.recv(_BUFFER, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 return
-            yield from ((kind, flags, raw) for kind, _sequence, flags, raw in _split(data))
+            yield from ((kind, flags, raw) for kind, _sequence, flags, raw in split(data))
 
     def request(self, message: Message, kind: int, flags: int, asked: Callable[[], str]) -> list[bytes]:
         """Sends one request and returns the raw answers. Raises KernelRefused with what was `asked`."""
@@ -193,7 +194,7 @@ class Netlink:
         self._socket.send(message.data)
         answers: list[bytes] = []
         while True:
-            for answer_kind, sequence, answer_flags, raw in _split(self._socket.recv(_BUFFER)):
+            for answer_kind, sequence, answer_flags, raw in split(self._socket.recv(_BUFFER)):
                 if sequence != self._sequence:
                     continue
                 if answer_kind == NLMSG_DONE:
@@ -208,7 +209,8 @@ class Netlink:
         return self.request(message, kind, flags | NLM_F_ACK, asked)
 
 
-def _split(data: bytes) -> Iterator[tuple[int, int, int, bytes]]:
+def split(data: bytes) -> Iterator[tuple[int, int, int, bytes]]:
+    """Kind, sequence number, flags and the whole of each message in a datagram."""
     offset = 0
     while offset + 16 <= len(data):
         length, kind, flags, sequence, _pid = struct.unpack_from("=IHHII", data, offset)
@@ -274,6 +276,7 @@ def parse_link(raw: bytes) -> Link:
         peer_index=_number(found.get(_IFLA_LINK)),
         **_port_options(port),
         elsewhere=_IFLA_LINK_NETNSID in found,
+        nsid=_number(found.get(_IFLA_LINK_NETNSID)),
     )
 
 
@@ -311,6 +314,11 @@ def parse_static_fdb(raw: bytes) -> tuple[int, str] | None:
     index, state, flags = struct.unpack_from("=iHB", raw, 20)
     mac = attributes(raw, 28).get(_NDA_LLADDR, b"")
     return (index, mac.hex(":")) if state & NUD_NOARP and not flags & NTF_SELF else None
+
+
+def parse_neighbour(raw: bytes) -> tuple[int, str]:
+    """The interface index and the MAC of an RTM_*NEIGH message."""
+    return struct.unpack_from("=i", raw, 20)[0], attributes(raw, 28).get(_NDA_LLADDR, b"").hex(":")
 
 
 def parse_route(raw: bytes) -> Route | None:

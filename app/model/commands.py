@@ -19,6 +19,7 @@ from app.model.state import (
     Netns,
     Sysctl,
     in_order,
+    subnets_of,
 )
 
 
@@ -147,11 +148,16 @@ def _removed(item: Item) -> list[str]:
 def _changed(before: Item, after: Item) -> list[str]:
     match before, after:
         case Bridge(), Bridge():
-            return [*_addresses("ip", after.name, before, after), *_link("ip", after.name, before, after)]
+            return [
+                *_addresses("ip", after.name, before, after),
+                *_link("ip", after.name, before, after),
+                *_routes("ip", after.name, before, after),
+            ]
         case Attachment(), Attachment():
             lines = [
                 *_addresses(_in(after.netns), after.ifname, before, after),
                 *_link("ip", after.host_ifname, before, after),
+                *_routes(_in(after.netns), after.ifname, before, after),
             ]
             if before.bridge != after.bridge:
                 lines.append(f"ip link set {after.host_ifname} master {after.bridge}")
@@ -171,6 +177,13 @@ def _addresses(ip: str, name: str, before: Bridge | Attachment, after: Bridge | 
 def _link(ip: str, name: str, before: Bridge | Attachment, after: Bridge | Attachment) -> list[str]:
     lines = [f"{ip} link set {name} mtu {after.mtu}"] if before.mtu != after.mtu else []
     return [*lines, f"{ip} link set {name} up"] if not before.up else lines
+
+
+def _routes(ip: str, name: str, before: Bridge | Attachment, after: Bridge | Attachment) -> list[str]:
+    if before.connected:
+        return []
+    subnets = sorted(subnets_of(after.addresses), key=lambda one: (one.version, str(one)))
+    return [f"{ip} route add {subnet} dev {name} proto kernel" for subnet in subnets]
 
 
 def _dotted(path: str) -> str:

@@ -35,6 +35,12 @@ class Host(Interface):
     def namespace_name_free(self, name: str) -> bool:
         """Whether nothing at all stands at /run/netns/NAME."""
 
+    def gone(self, ref: NetnsRef) -> str:
+        """Why a namespace cannot be entered any more, in words; empty where it can."""
+
+    def permit_creation(self, name: str) -> None:
+        """A user asks for a namespace of this name: it may be made, though one that somebody else made has died."""
+
     def known_as(self, ref: NetnsRef) -> str | None:
         """The key under which we were last in this very namespace, by whatever name; None where we were not."""
 
@@ -65,6 +71,12 @@ class Kernel(Host, Interface):
 
     def observe(self, expected: Iterable[Item]) -> list[Item]:
         """Every marked item there is, and of those expected that are there, how they really are."""
+
+    def observe_items(self, expected: Iterable[Item]) -> list[Item]:
+        """Of those expected that are there, how they really are, and other links that bear their owners' mark.
+
+        At the cost of these items: nothing else is looked at.
+        """
 
     def close(self) -> None:
         """Gives back sockets and descriptors; what was made in the kernel stays."""

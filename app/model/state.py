@@ -97,7 +97,10 @@ class SourceGuard:
 
 @dataclass(frozen=True, slots=True)
 class Bridge:
-    """A bridge in the host's namespace; its MAC is fixed, so that neighbours never keep a stale one."""
+    """A bridge in the host's namespace; its MAC is fixed, so that neighbours never keep a stale one.
+
+    connected: the routes to the subnets of its addresses are there.
+    """
 
     owner: str
     name: str
@@ -106,6 +109,7 @@ class Bridge:
     addresses: frozenset[IPInterface]
     ipv6: bool
     up: bool = True
+    connected: bool = True
 
     @property
     def key(self) -> ItemKey:
@@ -117,7 +121,7 @@ class Attachment:
     """A veth pair: `host_ifname` is the bridge's port, `ifname` the end inside the namespace.
 
     isolated: the port reaches no other isolated port of its bridge; locked: only frames from the
-    endpoint's own MAC come out of it, and the bridge learns no other there.
+    endpoint's own MAC come out of it, and the bridge learns no other there; connected: as of a bridge, inside.
     """
 
     owner: str
@@ -134,6 +138,7 @@ class Attachment:
     isolated: bool = False
     locked: bool = False
     up: bool = True
+    connected: bool = True
 
     @property
     def key(self) -> ItemKey:
@@ -209,6 +214,11 @@ State = Mapping[ItemKey, Item]
 def state_of(*items: Item) -> dict[ItemKey, Item]:
     """The items by key."""
     return {item.key: item for item in items}
+
+
+def subnets_of(addresses: Iterable[IPInterface]) -> set[IPNetwork]:
+    """The subnets that a link with these addresses has routes to."""
+    return {one.network for one in addresses if one.network.prefixlen < one.max_prefixlen}
 
 
 def in_order(addresses: Iterable[IPInterface]) -> list[IPInterface]:

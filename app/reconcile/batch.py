@@ -21,6 +21,7 @@ from app.planner.diff import diff
 from app.reconcile.executor import Executor, Outcome, is_gone
 from app.reconcile.render import Rendered, Subject, render
 from app.reconcile.statuses import publish_statuses
+from app.reconcile.watchlist import Watchlist
 from app.services import audit
 from app.services.catalog import Catalog
 from app.services.context import Change, Context, Key
@@ -73,7 +74,8 @@ class Requests:
     """Runs jobs, on the worker's thread.
 
     applied: the state reached, by key. stale: a full pass is due, for something could not be left as it
-    should be. lacking: what was refused of other objects than those that were asked for.
+    should be. lacking: what was refused of other objects than those that were asked for. dead: endpoints
+    whose namespace is gone, by id, and how, as of the last look.
     """
 
     def __init__(
@@ -83,12 +85,15 @@ class Requests:
         pools: tuple[tuple[IPNetwork, int], ...],
         kernel: Kernel,
         executor: Executor,
+        watchlist: Watchlist,
     ) -> None:
         self._engine = engine
         self._catalog = catalog
         self._pools = pools
         self._kernel = kernel
         self._executor = executor
+        self._watchlist = watchlist
+        self.dead: dict[str, str] = {}
         self.applied: Applied = {}
         self.stale = False
         self.lacking: set[ItemKey] = set()
@@ -145,7 +150,7 @@ class Requests:
                     _require_allowed(session, job.once, job.service, context)
                     return _Done(job, Change("", ()), {}, {}, outcome, reply)
                 change = job.service(context)
-                rendered = {key: render(store, key) for key in change.keys}
+                rendered = {key: render(store, key, self.dead) for key in change.keys}
                 former = {key: self.applied.get(key, {}) for key in change.keys}
                 outcome = self._execute(job, _plan(rendered, former), own=change.subject)
                 _raise_refused(job, outcome)
@@ -204,6 +209,9 @@ class Requests:
 
     def _publish(self, one: _Done) -> None:
         for key, rendered in one.rendered.items():
+            self._watchlist.put(key, rendered.items)
+            if rendered.subject is None:
+                self.dead.pop(key[1], None)
             if key[0] in ("network", "endpoint", "portmap", "allocation"):
                 audit.changed(one.change.by, key, self._catalog.held(key), rendered.subject)
                 self._catalog.put(key, rendered.subject)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from app.firewall.protocol import Firewall
@@ -25,6 +26,7 @@ from app.model.state import (
 )
 from app.planner.diff import diff
 from app.reconcile.batch import Applied, reached_items
+from app.reconcile.differences import log_healed
 from app.reconcile.executor import Executor
 from app.reconcile.render import Rendered
 from app.services.context import Key
@@ -40,16 +42,24 @@ class Healed:
     refused: list[tuple[Op, BridgeheadError]]
 
 
-def heal(kernel: Kernel, firewall: Firewall, executor: Executor, rendered: dict[Key, Rendered]) -> Healed:
+def heal(
+    kernel: Kernel,
+    firewall: Firewall,
+    executor: Executor,
+    rendered: dict[Key, Rendered],
+    tell: Callable[[Sequence[Op]], None],
+) -> Healed:
     """Host ports first, then the rules as a whole, then links, routes and settings one by one.
 
     What only the rules made safe, route_localnet and the route of ::1, goes before them (row 9). A mapping whose
-    port a process took meanwhile gets no rule: it would take that process's traffic.
+    port a process took meanwhile gets no rule: it would take that process's traffic. tell: hears what differs before
+    it is mended.
     """
     wanted = {item_key: item for one in rendered.values() for item_key, item in one.items.items()}
     links = {key: item for key, item in wanted.items() if not isinstance(item, FirewallItem)}
     observed = {item.key: item for item in kernel.observe(links.values())}
-    ops = diff(links, _without_what_goes_along(links, observed))
+    ops = diff(links, without_what_goes_along(links, observed))
+    tell(ops)
     first = executor.run_each([op for op in ops if _before_rules(op)])
     lost = {op.item.owner for op, _refusal in first.refused if isinstance(op.item, HostPort)}
     rules = {key: item for key, item in wanted.items() if isinstance(item, FirewallItem) and item.owner not in lost}
@@ -57,8 +67,7 @@ def heal(kernel: Kernel, firewall: Firewall, executor: Executor, rendered: dict[
     for line in found:
         log.warning("healed: %s", line)
     rest = executor.run_each([op for op in ops if not _before_rules(op)])
-    for op in rest.done:
-        log.info("healed: %s %s", "removed" if op.after is None else "restored", " ".join(op.item.key))
+    log_healed(rest.done)
     if found:
         # which rules were missing or too many is not known by item, and flows may have passed by them: row 13
         executor.flush([item for item in wanted.values() if isinstance(item, PortForward)])
@@ -77,7 +86,7 @@ def _before_rules(op: Op) -> bool:
     return op.after is None and (localnet or isinstance(op.item, LoopbackRoute))
 
 
-def _without_what_goes_along(wanted: State, observed: State) -> dict[ItemKey, Item]:
+def without_what_goes_along(wanted: State, observed: State) -> dict[ItemKey, Item]:
     """A route or setting that is there now goes with the link under it where that is made anew."""
     made = [op.after for op in diff(wanted, observed) if op.before is None]
     namespaces = {item.namespace_key for item in made if isinstance(item, Attachment)}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from app.model.spec import Allocation, AllocationKind, Endpoint, Network, Portmap
 from app.model.state import Item, ItemKey, state_of
@@ -15,17 +17,22 @@ Subject = Network | Endpoint | Portmap | Allocation | None
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """An object as the store has it, None for none, and the items it wants."""
+    """An object as the store has it, None for none, and the items it wants.
+
+    trouble: why it cannot be as it was asked for, known before anything is tried; empty for nothing.
+    """
 
     subject: Subject
     items: dict[ItemKey, Item]
+    trouble: str = ""
 
 
 _NOTHING = Rendered(None, {})
+_NOBODY: Mapping[str, str] = MappingProxyType({})
 
 
-def render(store: Repository, key: Key) -> Rendered:
-    """What one key wants."""
+def render(store: Repository, key: Key, dead: Mapping[str, str] = _NOBODY) -> Rendered:
+    """What one key wants. dead: endpoints whose namespace is gone, by id, and how; nothing is forwarded to them."""
     kind, identity = key
     match kind:
         case "host":
@@ -38,7 +45,7 @@ def render(store: Repository, key: Key) -> Rendered:
             return _NOTHING if endpoint is None else _endpoint(store, endpoint)
         case "portmap":
             portmap = store.portmap(identity)
-            return _NOTHING if portmap is None else _portmap(store, portmap)
+            return _NOTHING if portmap is None else _portmap(store, portmap, dead)
         case "namespace":
             return _namespace(store, identity)
         case "allocation":
@@ -72,10 +79,12 @@ def _endpoint(store: Repository, endpoint: Endpoint) -> Rendered:
     return Rendered(endpoint, state_of(*items))
 
 
-def _portmap(store: Repository, portmap: Portmap) -> Rendered:
+def _portmap(store: Repository, portmap: Portmap, dead: Mapping[str, str]) -> Rendered:
     endpoint = store.endpoint_by_id(portmap.endpoint_id)
     if endpoint is None:
         raise LookupError(f"port mapping {portmap.id} without its endpoint {portmap.endpoint_id}")
+    if endpoint.id in dead:
+        return Rendered(portmap, {}, f"endpoint '{endpoint.name}' is not there: {dead[endpoint.id]}")
     return Rendered(portmap, state_of(*desired.portmap_items(network_of(store, endpoint), endpoint, portmap)))
 
 

@@ -67,6 +67,8 @@ def _family(item: Item) -> str:
 
 
 def _by_itself(one: Rendered, obstacle: Callable[[str], str]) -> tuple[State, str]:
+    if one.trouble:
+        return State.DEGRADED, one.trouble
     forwarded = any(isinstance(item, PortForward) for item in one.items.values())
     if isinstance(one.subject, Portmap) and not forwarded:
         family = f"IPv{one.subject.host_ip.version}"

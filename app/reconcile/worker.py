@@ -26,11 +26,10 @@ from app.model.spec import IPNetwork
 from app.model.state import ItemKey
 from app.reconcile.batch import Job, Requests, Service
 from app.reconcile.executor import Executor
-from app.reconcile.healing import heal
-from app.reconcile.render import Rendered, Subject, all_keys, render
-from app.reconcile.statuses import publish_statuses
+from app.reconcile.healer import Healer
+from app.reconcile.render import Subject
+from app.reconcile.watchlist import Findings, Watchlist
 from app.services.catalog import Catalog
-from app.services.context import Key
 from app.services.replies import Once, Reply
 from app.store.repository import Repository
 from app.store.session import store_failed
@@ -50,6 +49,10 @@ class _Look:
     answer: Future[tuple[HostFacts, FirewallReport]] = field(default_factory=Future)
 
 
+class _Wake:
+    """Something may need healing."""
+
+
 @dataclass(frozen=True, slots=True)
 class Parts:
     """What the worker works with; kernel and firewall are made on its own thread, to which they belong."""
@@ -67,7 +70,7 @@ class Worker:
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
-        self._jobs: queue.SimpleQueue[Job | _Look | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[Job | _Look | _Wake | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._main, name="worker", daemon=True)
         self._opened: Future[None] = Future()
         self._passed = threading.Event()
@@ -77,6 +80,10 @@ class Worker:
         self._next_pass = 0.0
         self._patience = _HEAL_AGAIN
         self._lacking: frozenset[ItemKey] = frozenset()
+        self._found = Findings()
+        self._pointed = False
+        self.watchlist = Watchlist()
+        """What events are compared with."""
 
     def start(self) -> None:
         """Returns once kernel and firewall are open and what is stored can be read; the first full pass goes on.
@@ -127,6 +134,19 @@ class Worker:
                 self._jobs.put(job)
         return job.answer
 
+    def report(self, found: Findings) -> None:
+        """Has these looked at soon, between two requests; much that is found at once is one look."""
+        with self._gate:
+            waiting = bool(self._found)
+            self._found.add(found)
+            if not waiting and found and not self._stopping:
+                self._jobs.put(_Wake())
+
+    @property
+    def looks(self) -> tuple[int, int]:
+        """How many full passes there were, and looks at single objects; once started."""
+        return self._healer.passes, self._healer.looks
+
     def describe(self) -> Future[tuple[HostFacts, FirewallReport]]:
         """The host and its rules as they are now; raises what the kernel refuses."""
         look = _Look()
@@ -149,7 +169,9 @@ class Worker:
             self._opened.set_exception(failure)
             return
         self._executor = Executor(self._kernel, self._firewall)
-        self._requests = Requests(parts.engine, parts.catalog, parts.pools, self._kernel, self._executor)
+        engine, catalog, kernel, watchlist = parts.engine, parts.catalog, self._kernel, self.watchlist
+        self._requests = Requests(engine, catalog, parts.pools, kernel, self._executor, watchlist)
+        self._healer = Healer(engine, catalog, kernel, self._firewall, self._executor, self._requests, watchlist)
         self._opened.set_result(None)
         last = False
         while not last:
@@ -157,6 +179,8 @@ class Worker:
             self._busy_since = time.monotonic()
             if self._busy_since >= self._next_pass:
                 self._heal_safely()
+            if self._pointed:
+                self._heal_found()
             self._busy_since = None
             batch, last = self._next_batch()
             self._busy_since = time.monotonic()
@@ -170,6 +194,9 @@ class Worker:
         try:
             entry = self._jobs.get(timeout=max(0.0, self._next_pass - time.monotonic()))
             while entry is not None:
+                if isinstance(entry, _Wake):
+                    self._pointed = True
+                    return batch, False
                 if isinstance(entry, _Look):
                     self._look(entry)
                 elif entry.begin():
@@ -216,13 +243,34 @@ class Worker:
         except SQLAlchemyError as failure:
             raise store_failed(failure) from failure
 
+    def _heal_found(self) -> None:
+        """What the monitor pointed at; a full pass where events were lost, and later where something is left."""
+        with self._gate:
+            found, self._found, self._pointed = self._found, Findings(), False
+        if found.missed or not self._passed.is_set():
+            self._heal_safely()
+            return
+        try:
+            whole = self._healer.heal(found)
+        except BridgeheadError as failure:
+            log.warning("not healed, it will be tried again: %s", failure.detail)
+            whole = False
+        except Exception:
+            log.exception("healing failed unexpectedly, it will be tried again")
+            whole = False
+        if self._requests.stale or self._executor.stuck or not whole:
+            self._next_pass = min(self._next_pass, time.monotonic() + _HEAL_AGAIN)
+
     def _heal_safely(self) -> None:
         stale, self._requests.stale, self._executor.stuck = self._requests.stale, False, False
         self._requests.lacking.clear()
         try:
             if stale:
                 self._fill_catalog()  # whether a commit that failed was one is known by reading only
-            lacking = self._full_pass()
+            lacking = self._healer.full_pass()
+            self._passed.set()
+            if self._executor.stuck:
+                lacking |= {("flows",)}
         except BridgeheadError as failure:
             log.warning("full pass not done, it will be tried again: %s", failure.detail)
             lacking = frozenset({("pass",)})
@@ -239,22 +287,3 @@ class Worker:
         self._patience = min(self._patience * 2, longest) if same else _HEAL_AGAIN
         self._lacking = lacking
         self._next_pass = time.monotonic() + (min(self._patience, longest) if lacking else longest)
-
-    def _full_pass(self) -> frozenset[ItemKey]:
-        """Brings the kernel to the database, whatever is there; what is lacking all the same."""
-        rendered = self._render_all()
-        healed = heal(self._kernel, self._firewall, self._executor, rendered)
-        self._requests.applied = healed.applied
-        publish_statuses(self._parts.catalog, rendered, healed.refused, self._executor.obstacle)
-        self._passed.set()
-        lacking = {op.item.key for op, _refusal in healed.refused}
-        return frozenset(lacking | ({("flows",)} if self._executor.stuck else set()))
-
-    def _render_all(self) -> dict[Key, Rendered]:
-        """Reads only, so that a full disk is no obstacle. Raises StoreFailed."""
-        try:
-            with Session(self._parts.engine, expire_on_commit=False) as session:
-                store = Repository(session)
-                return {key: render(store, key) for key in all_keys(store)}
-        except SQLAlchemyError as failure:
-            raise store_failed(failure) from failure

@@ -102,6 +102,7 @@ def _netns(context: Context, request: EndpointCreate) -> tuple[NetnsRef, bool]:
         except NamespaceMissing as missing:
             if context.host.namespace_name_free(request.namespace):
                 if request.create_namespace:
+                    context.host.permit_creation(ref.value)
                     return ref, False
                 raise NamespaceMissing(
                     f"namespace '{request.namespace}' is not there, and create_namespace is false"

@@ -18,6 +18,7 @@ from app.model.errors import BridgeheadError, KernelRefused, NamespaceMissing, N
 from app.model.spec import NetnsKind, NetnsRef
 from app.model.state import Attachment, Bridge, DefaultRoute, Netns
 from app.model.status import State
+from app.reconcile import healer as healer_module
 from app.reconcile import worker as worker_module
 from app.sandbox import eventually
 from app.services import endpoints, networks, portmaps
@@ -65,13 +66,13 @@ def bridges(world):
 def passes(world, monkeypatch):
     """The list that grows with each full pass."""
     seen = []
-    real = worker_module.heal
+    real = healer_module.heal
 
     def counted(*arguments):
         seen.append(time.monotonic())
         return real(*arguments)
 
-    monkeypatch.setattr(worker_module, "heal", counted)
+    monkeypatch.setattr(healer_module, "heal", counted)
     return seen
 
 

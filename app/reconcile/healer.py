@@ -1,0 +1,294 @@
+"""Healing on the worker's thread: all there is, or what the monitor points at. Done twice, it changes nothing."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+
+from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
+from sqlmodel import Session
+
+from app.firewall.protocol import Firewall
+from app.model.contracts import Kernel
+from app.model.errors import BridgeheadError, NamespaceMissing
+from app.model.ops import Op
+from app.model.state import (
+    Attachment,
+    Bridge,
+    FirewallItem,
+    HostPort,
+    Item,
+    ItemKey,
+    NetworkPolicy,
+    PortForward,
+    Sysctl,
+)
+from app.model.status import State
+from app.planner.diff import diff
+from app.reconcile.batch import Job, Requests, reached_items
+from app.reconcile.differences import difference, log_healed
+from app.reconcile.executor import Executor, Outcome
+from app.reconcile.healing import heal, without_what_goes_along
+from app.reconcile.render import Rendered, all_keys, render
+from app.reconcile.statuses import publish_statuses
+from app.reconcile.watchlist import Findings, Watchlist
+from app.services import endpoints
+from app.services.catalog import Catalog
+from app.services.context import Key
+from app.store.repository import Repository
+from app.store.session import store_failed
+
+log = logging.getLogger("bridgehead.worker")
+
+_Refused = Sequence[tuple[Op, BridgeheadError]]
+
+
+class Healer:
+    """Brings the kernel to the database. passes, looks: how many full passes and looks at single keys there were."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        catalog: Catalog,
+        kernel: Kernel,
+        firewall: Firewall,
+        executor: Executor,
+        requests: Requests,
+        watchlist: Watchlist,
+    ) -> None:
+        self._engine = engine
+        self._catalog = catalog
+        self._kernel = kernel
+        self._firewall = firewall
+        self._executor = executor
+        self._requests = requests
+        self._watchlist = watchlist
+        self.passes = 0
+        self.looks = 0
+        # what the kernel refused on the timer is left to the full pass, which is tried again with patience
+        self._refused_settings: set[ItemKey] = set()
+        self._rules_refused = False
+
+    # --- all there is
+
+    def full_pass(self) -> frozenset[ItemKey]:
+        """Whatever is there; returns what is lacking all the same. Raises BridgeheadError."""
+        self.passes += 1
+        self._refused_settings, self._rules_refused = set(), False
+        self._drop_ephemeral(self._all_keys())
+        rendered = self._render(self._all_keys())
+        healed = heal(self._kernel, self._firewall, self._executor, rendered, self._tell)
+        self._requests.applied = healed.applied
+        for key, one in rendered.items():
+            self._watchlist.put(key, one.items)
+        self._watchlist.keep_only(rendered)
+        publish_statuses(self._catalog, rendered, healed.refused, self._executor.obstacle)
+        self._requests.dead = {key: why for key, why in self._requests.dead.items() if ("endpoint", key) in rendered}
+        refused = [*healed.refused, *self._follow_endpoints(rendered, healed.refused)]
+        return frozenset({op.item.key for op, _refusal in refused})
+
+    def _all_keys(self) -> list[Key]:
+        with self._reading() as store:
+            return all_keys(store)
+
+    def _render(self, keys: Iterable[Key]) -> dict[Key, Rendered]:
+        """Reads only, so that a full disk is no obstacle. Raises StoreFailed."""
+        with self._reading() as store:
+            return {key: render(store, key, self._requests.dead) for key in keys}
+
+    @contextmanager
+    def _reading(self) -> Iterator[Repository]:
+        try:
+            with Session(self._engine, expire_on_commit=False) as session:
+                yield Repository(session)
+        except SQLAlchemyError as failure:
+            raise store_failed(failure) from failure
+
+    # --- what somebody points at
+
+    def heal(self, found: Findings) -> bool:
+        """Looks at what may have suffered and mends it; False where something could not be. Raises BridgeheadError."""
+        keys = set(found.keys)
+        if found.settings or found.due:
+            keys |= self._turned_settings()
+        whole = self._heal_keys(keys) if keys else True
+        timer = found.due and not self._rules_refused
+        if (found.rules or timer) and self._firewall.changed(touched=found.rules):
+            self._rules_refused = True
+            self._heal_rules()
+            self._rules_refused = False
+        return whole
+
+    def _turned_settings(self) -> set[Key]:
+        """Of whom a setting is not as wanted: a few small files are read."""
+        wanted = {
+            key: [item for item in held if item.key not in self._refused_settings]
+            for key, held in self._watchlist.settings().items()
+        }
+        items = [item for held in wanted.values() for item in held]
+        observed = {item.key: item for item in self._kernel.observe_items(items)}
+        return {key for key, held in wanted.items() if any(observed.get(item.key) != item for item in held)}
+
+    def _heal_keys(self, keys: Collection[Key]) -> bool:
+        self.looks += 1
+        if self._drop_ephemeral(keys):
+            log.debug("ephemeral endpoints went with their namespaces")
+        rendered = self._render(self._widened(keys))
+        wanted = {key: item for one in rendered.values() for key, item in one.items.items() if not _is_fixed(item)}
+        observed = {item.key: item for item in self._kernel.observe_items(wanted.values())}
+        ops = diff(wanted, without_what_goes_along(wanted, observed))
+        self._tell(ops)
+        outcome = self._executor.run_each(ops)
+        log_healed(outcome.done)
+        self._refused_settings |= {op.item.key for op, _refusal in outcome.refused if isinstance(op.item, Sysctl)}
+        self._adopt(rendered, outcome)
+        refused = [*outcome.refused, *self._follow_endpoints(rendered, outcome.refused)]
+        made = {op.item.owner for op in outcome.done if op.before is None and isinstance(op.item, Bridge)}
+        # what was plugged into a bridge that was gone lost it; a namespace that is gone is gone for all its endpoints
+        more = (self._endpoints_of(made) | self._siblings(outcome.refused)) - rendered.keys()
+        return (self._heal_keys(more) if more else True) and not refused
+
+    def _widened(self, keys: Collection[Key]) -> list[Key]:
+        """With what stands or falls with them: a namespace's routes with its endpoints."""
+        found = dict.fromkeys(keys)
+        with self._reading() as store:
+            for kind, identity in keys:
+                if kind == "namespace":
+                    found |= dict.fromkeys(("endpoint", one.id) for one in store.endpoints_in(identity))
+                endpoint = store.endpoint_by_id(identity) if kind == "endpoint" else None
+                if endpoint is not None:
+                    found[("namespace", endpoint.namespace_key)] = None
+        return list(found)
+
+    def _endpoints_of(self, network_ids: Collection[str]) -> set[Key]:
+        if not network_ids:
+            return set()
+        with self._reading() as store:
+            networks = [network for one in network_ids if (network := store.network_by_id(one)) is not None]
+            return {("endpoint", endpoint.id) for network in networks for endpoint in store.endpoints_of(network)}
+
+    def _siblings(self, refused: _Refused) -> set[Key]:
+        gone = {
+            op.item.namespace_key for op, _refusal in _without_namespace(refused) if isinstance(op.item, Attachment)
+        }
+        if not gone:
+            return set()
+        with self._reading() as store:
+            return {("endpoint", endpoint.id) for one in gone for endpoint in store.endpoints_in(one)}
+
+    def _adopt(self, rendered: dict[Key, Rendered], outcome: Outcome) -> None:
+        """The state reached, of links and settings; rules and ports are as they were."""
+        short = {op.item.key: op.before for op, _refusal in outcome.refused}
+        applied = self._requests.applied
+        for key, one in rendered.items():
+            fixed = {name: item for name, item in applied.get(key, {}).items() if _is_fixed(item)}
+            moving = {name: item for name, item in one.items.items() if not _is_fixed(item)}
+            applied[key] = fixed | reached_items(moving, short)
+            if not applied[key]:
+                del applied[key]
+            self._watchlist.put(key, one.items)
+        publish_statuses(self._catalog, rendered, outcome.refused, self._executor.obstacle)
+
+    # --- namespaces that die and come back
+
+    def _drop_ephemeral(self, keys: Iterable[Key]) -> bool:
+        """Deletes those endpoints whose namespace is gone and that were to go with it."""
+        with self._reading() as store:
+            found = [store.endpoint_by_id(identity) for kind, identity in keys if kind == "endpoint"]
+        gone = [one for one in found if one is not None and one.ephemeral and self._kernel.gone(one.netns)]
+        for endpoint in gone:
+            log.info("endpoint '%s' goes with its namespace: %s", endpoint.name, self._kernel.gone(endpoint.netns))
+            job = Job(partial(endpoints.delete, ref=endpoint.id, force=True))
+            self._requests.run([job])
+            if job.answer.done() and (failure := job.answer.exception()) is not None:
+                log.warning("endpoint '%s' cannot be deleted: %s", endpoint.name, failure)
+        return bool(gone)
+
+    def _follow_endpoints(self, rendered: dict[Key, Rendered], refused: _Refused) -> _Refused:
+        """Withdraws the ports of endpoints whose namespace is gone, and publishes those of the ones that are back."""
+        missing = {op.item.owner: refusal.detail for op, refusal in _without_namespace(refused)}
+        dead, changed = self._requests.dead, set[str]()
+        for kind, identity in rendered:
+            if kind == "endpoint" and dead.get(identity) != missing.get(identity):
+                changed.add(identity)
+                dead.pop(identity, None)
+                if identity in missing:
+                    dead[identity] = missing[identity]
+        if not changed:
+            return ()
+        self._watchlist.dead = frozenset(dead)
+        self._watchlist.version += 1
+        return self._follow(changed)
+
+    def _follow(self, endpoint_ids: Collection[str]) -> _Refused:
+        with self._reading() as store:
+            found = [endpoint for one in endpoint_ids if (endpoint := store.endpoint_by_id(one)) is not None]
+            keys: list[Key] = [("portmap", one.id) for endpoint in found for one in store.portmaps_of(endpoint)]
+            rendered = {key: render(store, key, self._requests.dead) for key in keys}
+        applied = self._requests.applied
+        wanted = {name: item for one in rendered.values() for name, item in one.items.items()}
+        former = {name: item for key in keys for name, item in applied.get(key, {}).items()}
+        outcome = self._run_ports(diff(wanted, former))
+        short = {op.item.key: op.before for op, _refusal in outcome.refused}
+        for key, one in rendered.items():
+            applied[key] = reached_items(one.items, short)
+            if not applied[key]:
+                del applied[key]
+        publish_statuses(self._catalog, rendered, outcome.refused, self._executor.obstacle)
+        return outcome.refused
+
+    def _run_ports(self, ops: list[Op]) -> Outcome:
+        """A mapping whose port a process took meanwhile gets no rule: it would take that process's traffic."""
+        ports = [op for op in ops if isinstance(op.item, HostPort) and op.after is not None]
+        outcome = self._executor.run_each(ports)
+        lost = {op.item.owner for op, _refusal in outcome.refused}
+        rest = [op for op in ops if op not in ports]
+        unsafe = [op for op in rest if op.after is not None and op.item.owner in lost]
+        more = self._executor.run_each([op for op in rest if op not in unsafe])
+        left = [
+            (op, refusal) for op in unsafe for first, refusal in outcome.refused if first.item.owner == op.item.owner
+        ]
+        return Outcome(outcome.done + more.done, [*outcome.refused, *more.refused, *left])
+
+    # --- rules
+
+    def _heal_rules(self) -> None:
+        """As a whole: which rules are missing is not known by object. Raises KernelRefused."""
+        items = [item for held in self._requests.applied.values() for item in held.values()]
+        concerned = {item.owner for item in items if isinstance(item, FirewallItem)}
+        ready = [
+            one for one in concerned if self._catalog.knows(one) and self._catalog.status(one).state is State.READY
+        ]
+        for owner in ready:
+            self._catalog.set_status(owner, State.DEGRADED, "somebody changed the firewall's rules: they are put back")
+        found = self._firewall.sync(item for item in items if isinstance(item, FirewallItem))
+        for line in found:
+            log.warning("healed: %s", line)
+        if found:
+            # flows may have passed by the missing rules: row 13
+            self._executor.flush([item for item in items if isinstance(item, PortForward)])
+            self._executor.flush_into([item.subnet for item in items if isinstance(item, NetworkPolicy)])
+        for owner in ready:
+            dropped = self._executor.obstacle(owner)
+            self._catalog.set_status(owner, State.DEGRADED if dropped else State.READY, dropped)
+
+    # --- telling
+
+    def _tell(self, ops: Sequence[Op]) -> None:
+        """The status of whoever owns what differs says so until it is mended."""
+        for op in ops:
+            if self._catalog.knows(op.item.owner) and self._catalog.status(op.item.owner).state is not State.PENDING:
+                self._catalog.set_status(op.item.owner, State.DEGRADED, f"{difference(op)}: it is put back")
+
+
+def _without_namespace(refused: _Refused) -> _Refused:
+    """Endpoints' links that cannot be, for their namespace is gone."""
+    return [one for one in refused if isinstance(one[0].item, Attachment) and isinstance(one[1], NamespaceMissing)]
+
+
+def _is_fixed(item: Item) -> bool:
+    """What no look at single items can find fault with: rules are looked at as a whole, a bound port is ours."""
+    return isinstance(item, FirewallItem | HostPort)

@@ -1,0 +1,186 @@
+"""Healing of what the monitor points at: keys in, looked at again, mended; done twice it changes nothing."""
+
+from concurrent.futures import Future
+from ipaddress import ip_interface
+
+import pytest
+from test_worker import World
+
+from app.model.errors import NotFound
+from app.model.spec import NetnsKind, NetnsRef
+from app.model.status import State
+from app.reconcile.watchlist import Findings
+from app.services import endpoints, networks, portmaps
+from app.services.requests import EndpointCreate, NetworkCreate, PortmapCreate
+
+
+@pytest.fixture
+def world(tmp_path):
+    made = World(tmp_path / "bridgehead.db").start()
+    made.settle()
+    yield made
+    made.worker.stop()
+    made.engine.dispose()
+
+
+def heal(world, *keys, **found):
+    """Returns once it is done."""
+    world.worker.report(Findings(keys=set(keys), **found))
+    done = Future()
+
+    def nothing(_context):
+        done.set_result(None)
+        raise NotFound("nothing")
+
+    # a request that comes after a report is run with the healing before it, or after
+    for _time in range(2):
+        with pytest.raises(NotFound):
+            world.worker.submit(nothing).result(30)
+        done = Future()
+
+
+def keys_of(world):
+    return [("network", one) for one in world.catalog.networks] + [("endpoint", one) for one in world.catalog.endpoints]
+
+
+def test_what_is_right_is_looked_at_and_left_alone(world):
+    world.make()
+    before, done, passes = world.kernel.snapshot(), len(world.kernel.log), world.worker.looks[0]
+    heal(world, *keys_of(world), due=True, settings=True)
+    heal(world, *keys_of(world))
+    assert (world.kernel.snapshot(), len(world.kernel.log)) == (before, done)
+    assert world.worker.looks == (passes, 2)
+
+
+@pytest.mark.parametrize("damage", ["address", "down", "route", "bridge", "veth", "default", "connected"])
+def test_damage_is_mended_by_key(world, damage):
+    world.make()
+    before, kernel = world.kernel.snapshot(), world.kernel
+    web, red = kernel.host.links["web"], kernel.names["red"]
+    if damage == "address":
+        web.addresses.clear()
+    elif damage == "down":
+        web.up = False
+    elif damage == "bridge":
+        kernel._drop(kernel.host, "web")
+    elif damage == "veth":
+        kernel._drop(red, "eth0")
+    elif damage in ("route", "default"):
+        red.routes.clear()
+    else:
+        red.links["eth0"].connected = False
+    heal(world, *keys_of(world))
+    assert kernel.snapshot() == before
+    assert red.links["eth0"].connected
+    assert all(world.catalog.status(one).state is State.READY for _kind, one in keys_of(world))
+
+
+def test_a_bridge_alone_brings_its_ports_back(world):
+    world.make()
+    before = world.kernel.snapshot()
+    world.kernel._drop(world.kernel.host, "web")
+    heal(world, keys_of(world)[0])
+    assert world.kernel.snapshot() == before
+
+
+def test_a_setting_is_found_on_the_timer(world):
+    world.make()
+    world.kernel.sysctls["net/ipv4/ip_forward"] = "0"
+    heal(world, due=True)
+    assert world.kernel.sysctls["net/ipv4/ip_forward"] == "1"
+
+
+def test_rules_that_were_touched_are_synced_from_what_was_applied(world):
+    world.make()
+    wanted = dict(world.rules.items)
+    world.rules.items.clear()
+    heal(world, rules=True)
+    assert world.rules.items == wanted
+
+
+def test_a_foreign_address_stays(world):
+    world.make()
+    theirs = ip_interface("10.9.9.9/24")
+    world.kernel.host.links["web"].addresses.add(theirs)
+    heal(world, *keys_of(world))
+    assert theirs in world.kernel.host.links["web"].addresses
+
+
+def plug(world, **fields):
+    world.do(networks.create, request=NetworkCreate(name="web"))
+    world.kernel.add_namespace("red")
+    red = world.do(endpoints.create, request=EndpointCreate(network="web", namespace="red", **fields))
+    mapping = world.do(portmaps.create, request=PortmapCreate(endpoint="red", host_port=53, protocol="udp"))
+    return red, mapping
+
+
+def end(world):
+    """What happens where somebody else's namespace is deleted."""
+    red = world.kernel.names.pop("red")
+    for name in [name for name in red.links if name != "lo"]:
+        world.kernel._drop(red, name)
+
+
+def test_a_dead_namespace_takes_the_ports_and_leaves_the_address(world):
+    red, mapping = plug(world)
+    end(world)
+    heal(world, ("endpoint", red.id))
+    assert world.catalog.status(red.id).state is State.DEGRADED
+    assert world.catalog.status(mapping.id).state is State.DEGRADED
+    assert "'red'" in world.catalog.status(mapping.id).message
+    assert not [key for key in world.rules.items if key[0] == "forward"]
+    assert not world.kernel._held
+    assert world.catalog.endpoints[red.id].addresses == red.addresses
+    world.kernel.add_namespace("red")
+    heal(world, ("endpoint", red.id))
+    assert {world.catalog.status(one).state for one in (red.id, mapping.id)} == {State.READY}
+    assert [key for key in world.rules.items if key[0] == "forward"]
+    assert world.kernel._held
+
+
+def test_a_dead_namespace_is_known_to_full_passes_and_requests(world):
+    _red, mapping = plug(world)
+    end(world)
+    heal(world, missed=True)
+    assert world.catalog.status(mapping.id).state is State.DEGRADED
+    late = world.do(portmaps.create, request=PortmapCreate(endpoint="red", host_port=54, protocol="udp"))
+    assert world.catalog.status(late.id).state is State.DEGRADED
+    assert not world.kernel._held
+    heal(world, missed=True)
+    assert not world.kernel._held
+    world.do(endpoints.delete, ref="red", force=True)
+    assert not world.worker._requests.dead
+
+
+def test_whoever_asks_for_it_by_name_gets_a_dead_namespace_made(world):
+    red, _mapping = plug(world)
+    end(world)
+    heal(world, ("endpoint", red.id))
+    assert "red" not in world.kernel.names
+    world.do(endpoints.create, request=EndpointCreate(network="web", namespace="red", name="second"))
+    heal(world, ("endpoint", red.id))
+    assert world.catalog.status(red.id).state is State.READY
+
+
+@pytest.mark.parametrize("how", ["key", "pass"])
+def test_an_ephemeral_endpoint_goes_with_its_namespace(world, how):
+    red, mapping = plug(world, ephemeral=True)
+    end(world)
+    heal(world, ("endpoint", red.id)) if how == "key" else heal(world, missed=True)
+    assert red.id not in world.catalog.endpoints
+    assert mapping.id not in world.catalog.portmaps
+    assert not world.kernel._held
+    assert world.kernel.gone(NetnsRef(NetnsKind.NAME, "red"))
+
+
+def test_what_the_kernel_refuses_on_the_timer_is_not_tried_all_the_time(world):
+    world.make()
+    world.kernel.sysctls["net/ipv4/ip_forward"] = "0"
+    world.kernel.refuse(lambda op: op.item.key == ("sysctl", "net/ipv4/ip_forward"))
+    heal(world, due=True)
+    looks = world.worker.looks[1]
+    heal(world, due=True)
+    assert world.worker.looks[1] == looks
+    world.kernel.relent()
+    heal(world, missed=True)
+    assert world.kernel.sysctls["net/ipv4/ip_forward"] == "1"

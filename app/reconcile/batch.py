@@ -145,7 +145,7 @@ class Requests:
         outcome = Outcome()
         try:
             with session.begin_nested():
-                context = Context(store, self._kernel, self._pools)
+                context = Context(store, self._kernel, self._pools, progress=self._executor.progress)
                 if job.once is not None and (reply := job.once.recall(store, context.now)) is not None:
                     _require_allowed(session, job.once, job.service, context)
                     return _Done(job, Change("", ()), {}, {}, outcome, reply)

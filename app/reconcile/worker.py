@@ -112,9 +112,9 @@ class Worker:
 
     @property
     def busy_seconds(self) -> float:
-        """How long it is at one batch or one full pass by now; 0 while it waits."""
+        """How long it is at one step of a batch or a full pass by now; 0 while it waits."""
         since = self._busy_since
-        return 0.0 if since is None else time.monotonic() - since
+        return 0.0 if since is None else time.monotonic() - max(since, self._executor.progress_at)
 
     @property
     def ready(self) -> bool:

@@ -135,12 +135,16 @@ def restore(context: Context, document: Document) -> Change:
     keys: list[Key] = [HOST]
     for network in document.networks:
         keys.append(("network", _network(context, network)))
+        context.progress()
     for endpoint in document.endpoints:
         keys += [("endpoint", _endpoint(context, endpoint)), ("namespace", endpoint.namespace_key)]
+        context.progress()
     for portmap in document.portmaps:
         keys.append(("portmap", _portmap(context, portmap)))
+        context.progress()
     for reservation in document.reservations:
         keys.append(("allocation", _reservation(context, reservation)))
+        context.progress()
     return Change("", unique(keys))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Literal, Protocol
@@ -46,13 +47,17 @@ class View(Objects, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """One request's transaction, the facts about the host, the pools, and who asks."""
+    """One request's transaction, the facts about the host, the pools, and who asks.
+
+    progress: a service that takes long calls it at each step.
+    """
 
     store: Repository
     host: Host
     pools: tuple[tuple[IPNetwork, int], ...]
     now: datetime = field(default_factory=lambda: datetime.now(UTC))
     principal: Principal = DAEMON
+    progress: Callable[[], None] = lambda: None
 
     def network(self, ref: str, field_name: str = "network") -> Network:
         """Raises NotFound."""

@@ -9,6 +9,7 @@ import pytest
 from harness import Api, make_kernel
 
 from app.main import create_app
+from app.reconcile.executor import Executor
 from app.store.session import open_database
 
 FIXTURE = Path(__file__).parents[1] / "documents" / "version-1.json"
@@ -73,6 +74,16 @@ def test_another_host_becomes_the_same(full, empty):
     assert items(empty) == items(full)
     again = empty.get("/export")
     assert {**again, "written_at": None} == {**document, "written_at": None}
+
+
+def test_an_import_however_long_is_not_taken_for_stuck(full, empty, monkeypatch):
+    steps = []
+    real = Executor.progress
+    monkeypatch.setattr(Executor, "progress", lambda self: (steps.append(1), real(self)))
+    answer = empty.client.post("/import", json=full.get("/export"))
+    # each object while it is planned, and each step in the kernel
+    assert len(steps) > 2 * sum(answer.json().values())
+    assert empty.worker.busy_seconds < 10
 
 
 def test_what_comes_next_is_the_same_too(full, empty):

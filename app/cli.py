@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app import cli_backup
+from app import cli_backup, cli_serve, cli_tokens
 from app.client import DEFAULT_SOCKET, Socket
 from app.client import fail as _fail
 from app.client import request as _request
@@ -31,6 +31,8 @@ portmap = typer.Typer(help="Published ports.", no_args_is_help=True)
 app.add_typer(network, name="network")
 app.add_typer(endpoint, name="endpoint")
 app.add_typer(portmap, name="portmap")
+app.add_typer(cli_tokens.app, name="token")
+app.command("serve")(cli_serve.serve)
 app.command("export")(cli_backup.export)
 app.command("import")(cli_backup.restore)
 
@@ -38,37 +40,6 @@ Json = Annotated[bool, typer.Option("--json", help="The API's own answer.")]
 Label = Annotated[list[str] | None, typer.Option("--label", metavar="KEY=VALUE", help="May be repeated.")]
 Force = Annotated[bool, typer.Option("--force", help="Also remove what depends on it.")]
 Ref = Annotated[str, typer.Argument(metavar="REF", help="An id or a name.")]
-
-
-@app.command()
-def serve(
-    socket: Annotated[str | None, typer.Option(help="Unix socket; '' for none.")] = None,
-    listen: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="TCP, token needed; '' for none.")] = None,
-    state_dir: Annotated[str | None, typer.Option(metavar="DIR", help="Database and token.")] = None,
-    database: Annotated[str | None, typer.Option(metavar="URL", help="SQLAlchemy URL.")] = None,
-    firewall: Annotated[str | None, typer.Option(metavar="NAME", help="auto, iptables, nftables or none.")] = None,
-    pool: Annotated[list[str] | None, typer.Option(metavar="CIDR[:PREFIX]", help="May be repeated.")] = None,
-) -> None:
-    """Starts the daemon; the network namespace it is started in is "the host".
-
-    Every flag is also an environment variable: BRIDGEHEAD_SOCKET, BRIDGEHEAD_LISTEN, and so on.
-    """
-    from app.main import load_settings, run
-    from app.model.errors import StartupError
-
-    flags = {
-        "socket": socket,
-        "listen": listen,
-        "state_dir": state_dir,
-        "database": database,
-        "firewall": firewall,
-        "pool": pool or None,
-    }
-    try:
-        settings = load_settings(**flags)
-    except StartupError as failure:
-        _fail(failure.detail)
-    raise typer.Exit(run(settings))
 
 
 @app.command()
@@ -93,6 +64,22 @@ def health(socket: Socket = DEFAULT_SOCKET) -> None:
     answer = _request(socket, "GET", "/readyz", check=False)
     print("ready" if answer.status_code == 200 else "not ready")
     raise typer.Exit(0 if answer.status_code == 200 else 1)
+
+
+@app.command()
+def down(yes: Annotated[bool, typer.Option("--yes", help="Really.")] = False, socket: Socket = DEFAULT_SOCKET) -> None:
+    """Removes all that the daemon made: every network with its endpoints, port mappings and namespaces."""
+    found = _request(socket, "GET", "/networks").json()
+    if not yes:
+        names = ", ".join(one["name"] for one in found) or "none"
+        _fail(f"this removes every network ({names}) and all that is connected; say so with --yes")
+    while found:
+        for one in found:
+            answer = _request(socket, "DELETE", f"/networks/{one['id']}", query={"force": "true"}, check=False)
+            if answer.status_code not in (204, 404):  # 404: somebody else removed it meanwhile
+                _fail(f"{answer.json()['detail']} [{answer.json()['code']}]")
+            print(one["name"])
+        found = _request(socket, "GET", "/networks").json()  # one may have been made meanwhile
 
 
 @app.command()

@@ -2,36 +2,37 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import gc
 import logging
-import signal
-import socket
+import ssl
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
-import uvicorn
 import uvloop
 from fastapi import Depends, FastAPI
 from pydantic import ValidationError
 from sqlalchemy import Engine
+from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
 import app
 from app.api import backup, docs, endpoints, ipam, networks, portmaps, problems, system
+from app.api.audit import AuditRefusals
 from app.api.deps import Backend, known_query
-from app.api.middleware import BodyLimit, TokenGuard
+from app.api.guards import HostGuard, PeerGuard, TokenGuard
+from app.api.middleware import Admission, BodyLimit, Client, RateLimit, holder, user
 from app.firewall.nfnetlink import nf_tables_loaded
 from app.firewall.nft_foreign import OUR_TABLE
 from app.firewall.selection import open_firewall
-from app.host import claim, listeners
+from app.host import auditlog, claim, listeners, privileges, serve, tls
+from app.host.tokens import TokenStore
 from app.kernel.linux import LinuxKernel
 from app.model.errors import BridgeheadError, StartupError
 from app.reconcile.monitor import Monitor
 from app.reconcile.worker import Parts, Worker
+from app.services import audit
 from app.services.backup import save
 from app.services.catalog import Catalog
 from app.services.document import Document
@@ -41,17 +42,10 @@ from app.store.session import is_writable, open_database, snapshot
 
 log = logging.getLogger("bridgehead")
 
-_GRACE = 10
-"""Seconds that running requests get when the daemon is told to stop."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Listener:
-    """A listening socket; `guarded`: requests want the token."""
-
-    where: str
-    guarded: bool
-    bound: socket.socket
+_REQUESTS_MAX = 1024
+"""Requests at once, on each listener."""
+_READABLE = ["ETag", "Idempotency-Replayed", "Link", "Location", "Retry-After"]
+"""What a script of an allowed origin may read of an answer's headers."""
 
 
 def create_app(backend: Backend | None = None) -> FastAPI:
@@ -74,6 +68,33 @@ def create_app(backend: Backend | None = None) -> FastAPI:
     return application
 
 
+def for_socket(application: ASGIApp, settings: Settings) -> Admission:
+    """The application as the unix socket has it."""
+    guarded = PeerGuard(AuditRefusals(application), allow_foreign=settings.allow_foreign_namespaces)
+    return Admission(_limited(guarded, user, settings), _REQUESTS_MAX)
+
+
+def for_tcp(application: ASGIApp, settings: Settings, tokens: TokenStore) -> Admission:
+    """The application as the TCP listener has it."""
+    guarded: ASGIApp = TokenGuard(application, tokens.find)
+    if settings.cors_origin:
+        guarded = CORSMiddleware(
+            guarded,
+            allow_origins=settings.cors_origin,
+            allow_methods=["GET", "POST", "PATCH", "DELETE"],
+            allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "If-Match", "If-None-Match"],
+            expose_headers=_READABLE,
+        )
+    guarded = AuditRefusals(HostGuard(guarded, settings.host_name))
+    return Admission(_limited(guarded, holder(tokens.find), settings), _REQUESTS_MAX)
+
+
+def _limited(application: ASGIApp, client: Client, settings: Settings) -> ASGIApp:
+    if not settings.rate:
+        return application
+    return RateLimit(application, client, settings.rate, max(1, int(2 * settings.rate)))
+
+
 def run(settings: Settings) -> int:
     """Serves until SIGTERM or SIGINT; the exit status. What keeps it from starting is one line on stderr."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
@@ -89,14 +110,37 @@ def run(settings: Settings) -> int:
 
 
 def _serve(settings: Settings, stack: contextlib.ExitStack) -> None:
-    state_dir = Path(settings.state_dir)
     claim.require_capabilities()
     stack.enter_context(claim.namespace())
-    open_sockets = stack.enter_context(_listening(settings))
-    stack.enter_context(claim.state_dir(state_dir))
-    token = claim.token(state_dir / "token")
+    bound = stack.enter_context(_listening(settings))
+    stack.enter_context(claim.state_dir(Path(settings.state_dir)))
+    tokens = TokenStore(Path(settings.state_dir), settings.allow_foreign_namespaces, audit.token_changed)
+    tokens.ensure_first()
+    context = _tls(settings)
+    auditlog.open_file(settings.audit_log)
     engine = open_database(settings.database_url)
     stack.callback(engine.dispose)
+    # what wants more rights is done, and no thread is there yet
+    privileges.drop()
+    backend, worker = _start_worker(settings, engine, stack)
+    application = create_app(backend)
+    served = []
+    if bound.unix is not None:
+        gate = for_socket(application, settings)
+        served.append(serve.Served(settings.socket, bound.unix, gate, gate))
+    if bound.tcp is not None:
+        gate = for_tcp(application, settings, tokens)
+        served.append(serve.Served(settings.listen, bound.tcp, gate, gate, context))
+    log.info("Bridgehead %s serves %s", app.__version__, ", ".join(one.where for one in served))
+    # what is loaded by now stays: the collector need not walk it, which would pause requests
+    gc.collect()
+    gc.freeze()
+    uvloop.run(serve.run(served, _vital(backend, worker)))
+    log.info("stopping: networks stay up")
+
+
+def _start_worker(settings: Settings, engine: Engine, stack: contextlib.ExitStack) -> tuple[Backend, Worker]:
+    """Raises StartupError."""
     catalog = Catalog()
     worker = Worker(_parts(settings, engine, catalog))
     monitor = Monitor(worker.watchlist, worker.report, rules=OUR_TABLE, nf_tables_loaded=nf_tables_loaded)
@@ -107,18 +151,17 @@ def _serve(settings: Settings, stack: contextlib.ExitStack) -> None:
     except BridgeheadError as failure:
         raise StartupError(failure.detail) from failure
     stack.callback(worker.stop)
-    backend = Backend(catalog, worker, lambda: is_writable(engine), worker.firewall, lambda: export(engine))
-    application = create_app(backend)
-    log.info("Bridgehead %s serves %s", app.__version__, ", ".join(one.where for one in open_sockets))
-    guarded = TokenGuard(application, token)
-    served: list[tuple[ASGIApp, socket.socket]] = [
-        (guarded if one.guarded else application, one.bound) for one in open_sockets
-    ]
-    # what is loaded by now stays: the collector need not walk it, which would pause requests
-    gc.collect()
-    gc.freeze()
-    uvloop.run(_run_servers(served))
-    log.info("stopping: networks stay up")
+    return Backend(catalog, worker, lambda: is_writable(engine), worker.firewall, lambda: export(engine)), worker
+
+
+def _vital(backend: Backend, worker: Worker) -> serve.Vital:
+    catalog = backend.catalog
+
+    def status() -> str:
+        counts = f"{len(catalog.networks)} networks, {len(catalog.endpoints)} endpoints, {len(catalog.portmaps)} ports"
+        return f"{counts}; {backend.firewall}"
+
+    return serve.Vital(lambda: worker.ready, lambda: worker.alive, lambda: worker.busy_seconds, status)
 
 
 def export(engine: Engine) -> Document:
@@ -141,58 +184,23 @@ def _parts(settings: Settings, engine: Engine, catalog: Catalog) -> Parts:
     )
 
 
+def _tls(settings: Settings) -> ssl.SSLContext | None:
+    if not settings.listen or not settings.tls_cert:
+        return None
+    return tls.server_context(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
+
+
 @contextlib.contextmanager
-def _listening(settings: Settings) -> Iterator[list[_Listener]]:
+def _listening(settings: Settings) -> Iterator[listeners.Bound]:
     """The sockets, bound. Raises StartupError."""
     with contextlib.ExitStack() as stack:
-        found: list[_Listener] = []
-        if settings.socket:
-            bound = stack.enter_context(listeners.unix(Path(settings.socket)))
-            found.append(_Listener(settings.socket, guarded=False, bound=bound))
-        if settings.listen:
-            bound = stack.enter_context(listeners.tcp(settings.listen))
-            found.append(_Listener(settings.listen, guarded=True, bound=bound))
-        if not found:
+        if not settings.socket and not settings.listen:
             raise StartupError("--socket and --listen are both empty: there would be no way to reach the daemon")
-        yield found
-
-
-class _Server(uvicorn.Server):
-    """A server that leaves the process's signals to us: there may be two."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
-async def _run_servers(served: list[tuple[ASGIApp, socket.socket]]) -> None:
-    servers = [
-        (
-            _Server(
-                uvicorn.Config(
-                    application,
-                    log_config=None,
-                    access_log=False,
-                    lifespan="off",
-                    http="httptools",
-                    proxy_headers=False,
-                    server_header=False,
-                    timeout_graceful_shutdown=_GRACE,
-                )
-            ),
-            bound,
+        anywhere = settings.insecure_listen or bool(settings.tls_cert)
+        yield listeners.Bound(
+            stack.enter_context(listeners.unix(Path(settings.socket))) if settings.socket else None,
+            stack.enter_context(listeners.tcp(settings.listen, anywhere=anywhere)) if settings.listen else None,
         )
-        for application, bound in served
-    ]
-
-    def stop() -> None:
-        for server, _bound in servers:
-            server.should_exit = True
-
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop)
-    await asyncio.gather(*(server.serve(sockets=[bound]) for server, bound in servers))
 
 
 def load_settings(**flags: object) -> Settings:
@@ -203,6 +211,6 @@ def load_settings(**flags: object) -> Settings:
     except ValidationError as failure:
         first = failure.errors()[0]
         given_as = f", not '{first['input']}'" if first["type"] != "value_error" else ""
-        raise StartupError(
-            f"{'.'.join(map(str, first['loc']))}: {first['msg'].removeprefix('Value error, ')}{given_as}"
-        ) from None
+        field = ".".join(map(str, first["loc"]))  # empty where it is about several together
+        words = first["msg"].removeprefix("Value error, ") + given_as
+        raise StartupError(f"{field}: {words}" if field else words) from None

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import field_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from app.model import ipam
@@ -28,6 +28,16 @@ class Settings(BaseSettings):
     firewall: Literal["auto", "iptables", "nftables", "none"] = "auto"
     pool: Annotated[list[str], NoDecode] = ["192.168.15.0/24:24", "192.168.16.0/20:24"]
     resync: float = 60.0
+    audit_log: str = ""
+    allow_foreign_namespaces: bool = False
+    host_name: Annotated[list[str], NoDecode] = []
+    cors_origin: Annotated[list[str], NoDecode] = []
+    tls_cert: str = ""
+    tls_key: str = ""
+    tls_client_ca: str = ""
+    insecure_listen: bool = False
+    rate: float = Field(default=1000.0, ge=0)
+    """Requests a second that one client may send, in the long run; 0: as many as it likes."""
 
     @field_validator("listen")
     @classmethod
@@ -44,10 +54,10 @@ class Settings(BaseSettings):
             raise ValueError("the path of the state directory is empty; give one, such as /var/lib/bridgehead")
         return value
 
-    @field_validator("pool", mode="before")
+    @field_validator("pool", "host_name", "cors_origin", mode="before")
     @classmethod
-    def _split_pools(cls, value: object) -> object:
-        """The environment's form: pools separated by commas."""
+    def _split(cls, value: object) -> object:
+        """The environment's form: several, separated by commas."""
         return [text.strip() for text in value.split(",")] if isinstance(value, str) else value
 
     @field_validator("pool")
@@ -56,6 +66,14 @@ class Settings(BaseSettings):
         for text in value:
             _pool(text)
         return value
+
+    @model_validator(mode="after")
+    def _check_tls(self) -> Self:
+        if bool(self.tls_cert) != bool(self.tls_key):
+            raise ValueError("--tls-cert and --tls-key go together: the certificate's file and its key's")
+        if self.tls_client_ca and not self.tls_cert:
+            raise ValueError("--tls-client-ca asks for client certificates, which needs --tls-cert and --tls-key")
+        return self
 
     @cached_property
     def pools(self) -> tuple[tuple[IPNetwork, int], ...]:

@@ -15,6 +15,7 @@ from app.model.errors import (
     AddressOutsideSubnet,
     AddressTaken,
     BridgeFull,
+    Forbidden,
     IdempotencyMismatch,
     InterfaceExists,
     Invalid,
@@ -39,9 +40,11 @@ router = APIRouter(tags=["system"])
     operation_id="export",
     summary="The desired state, as one document",
     response_model=Document,
-    responses=errors(StoreFailed),
+    responses=errors(Forbidden, StoreFailed),
 )
 async def export(backend: BackendDep) -> Response:
+    if backend.principal.networks is not None:
+        raise Forbidden(f"{backend.principal.name} is for some networks only; use a token without --network")
     document = await asyncio.to_thread(backend.export)
     return Response(document.model_dump_json(), media_type="application/json")
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Protocol
 
 from fastapi import Depends, Query, Request
 
+from app.api.guards import asker
+from app.model.access import DAEMON, Principal
 from app.model.errors import Invalid
 from app.model.host import FirewallReport, HostFacts
 from app.services.catalog import Catalog
@@ -38,24 +40,30 @@ class Submitter(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """Reads come from the catalog, changes go to the worker."""
+    """Reads come from the catalog, changes go to the worker, in the name of whoever asks."""
 
     catalog: Catalog
     worker: Submitter
     database_writable: Callable[[], bool]
     firewall: str
     export: Callable[[], Document]
+    principal: Principal = DAEMON
 
     async def change(self, service: Callable[[Context], Change], once: Once | None = None) -> Any:
         """The change's subject, once kernel and database have it. Raises what refused it."""
-        return await asyncio.wrap_future(self.worker.submit(service, once))
+        principal = self.principal
+
+        def asked(context: Context) -> Change:
+            return replace(service(replace(context, principal=principal)), by=principal)
+
+        return await asyncio.wrap_future(self.worker.submit(asked, once))
 
 
 def _backend(request: Request) -> Backend:
     found = request.app.state.backend
     if not isinstance(found, Backend):
         raise TypeError("the application was made without a backend")
-    return found
+    return replace(found, principal=asker(request.scope))
 
 
 def known_query(request: Request) -> None:

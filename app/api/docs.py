@@ -85,9 +85,19 @@ def build(application: FastAPI) -> dict[str, Any]:
     document["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
     document["security"] = [{}, {"token": []}]
     for operations in document["paths"].values():
-        for operation in operations.values():
-            _complete(operation)
+        for method, operation in operations.items():
+            _complete(operation, changes=method != "get")
     return document
+
+
+_ALWAYS = {
+    "408": "`too_slow`",
+    "421": "`misdirected` (TCP only)",
+    "429": "`too_many_requests`",
+    "431": "`invalid`: the headers are too large",
+    "503": "`shutting_down`",
+}
+"""What every operation may answer, with its description."""
 
 
 def _problem_schema() -> dict[str, Any]:
@@ -96,13 +106,19 @@ def _problem_schema() -> dict[str, Any]:
     return Problem.model_json_schema()
 
 
-def _complete(operation: dict[str, Any]) -> None:
+def _complete(operation: dict[str, Any], *, changes: bool) -> None:
     responses = operation["responses"]
     if operation["operationId"] not in ("health",):
         responses.setdefault("401", {"description": "`unauthorized` (TCP only)"})
     if "requestBody" in operation:
         responses.setdefault("413", {"description": "`body_too_large`"})
         responses.setdefault("400", {"description": "`invalid`: the body cannot be read"})
+    if changes:
+        responses.setdefault("403", {"description": "`forbidden`: not for this token or user"})
+    for status, words in _ALWAYS.items():
+        described = responses.setdefault(status, {"description": words})
+        if words not in described["description"] and operation["operationId"] != "ready":
+            described["description"] += f", {words}"
     for status, described in responses.items():
         if int(status) >= 400 and not (operation["operationId"] == "ready" and status == "503"):
             described["content"] = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}

@@ -14,6 +14,8 @@ from fastapi import Depends, Header, Request, Response
 from pydantic import BaseModel
 
 from app.api.deps import Backend
+from app.api.guards import asker
+from app.model.access import Principal
 from app.model.errors import NotFound
 from app.services.context import Change, Context, Object, View
 from app.services.etags import is_known, matching, tag_of
@@ -54,19 +56,17 @@ async def _key(
             description="1 to 255 visible characters: for 24 hours, the same request with it has the same answer.",
         ),
     ] = None,
-) -> tuple[str, str] | None:
-    """Whose key it is, and the key: a user's, whichever process sends it, or a token's."""
-    if idempotency_key is None:
-        return None
-    principal = request.scope.get("state", {}).get("principal")
-    uid = getattr(principal, "uid", None)
-    return f"uid {uid}" if uid is not None else getattr(principal, "name", ""), idempotency_key
+) -> tuple[Principal, str] | None:
+    """Whose key it is, and the key."""
+    return (asker(request.scope), idempotency_key) if idempotency_key is not None else None
 
 
-Key = Annotated[tuple[str, str] | None, Depends(_key)]
+Key = Annotated[tuple[Principal, str] | None, Depends(_key)]
 
 
-def once(path: str, key: tuple[str, str] | None, body: BaseModel, reply: Callable[[View, Any], Reply]) -> Once | None:
+def once(
+    path: str, key: tuple[Principal, str] | None, body: BaseModel, reply: Callable[[View, Any], Reply]
+) -> Once | None:
     """What the worker needs to carry a request out once, where it has a key."""
     if key is None:
         return None
@@ -96,7 +96,7 @@ class Resource(Generic[T]):
         return answers
 
     async def create(
-        self, backend: Backend, key: tuple[str, str] | None, service: Service, body: BaseModel
+        self, backend: Backend, key: tuple[Principal, str] | None, service: Service, body: BaseModel
     ) -> Response:
         """201, or the answer that was given to this key before. Raises what refuses it."""
         reply = partial(self._reply, status=201)

@@ -42,7 +42,11 @@ def _sendable(text: str) -> str:
 
 def response(error: BridgeheadError) -> JSONResponse:
     """The answer to a request that failed with an error."""
-    headers = {"WWW-Authenticate": 'Bearer realm="bridgehead"'} if isinstance(error, errors.Unauthorized) else None
+    headers: dict[str, str] = {}
+    if isinstance(error, errors.Unauthorized):
+        headers["WWW-Authenticate"] = 'Bearer realm="bridgehead"'
+    if isinstance(error, errors.TooManyRequests):
+        headers["Retry-After"] = str(error.retry_after)
     return JSONResponse(document(error), error.status, headers, media_type=MEDIA_TYPE)
 
 

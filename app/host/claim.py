@@ -1,4 +1,4 @@
-"""What one daemon alone may hold: a state directory, a network namespace; and its token."""
+"""What one daemon alone may hold: a state directory, a network namespace."""
 
 from __future__ import annotations
 
@@ -98,22 +98,3 @@ def _refuse_second(claims: dict[str, int | None] | None, mine: str) -> None:
         raise StartupError(
             "another daemon manages this network namespace: stop it, or start this one in a namespace of its own"
         )
-
-
-def token(path: Path) -> str:
-    """The TCP listener's token, made at the first start. Raises StartupError."""
-    try:
-        if not path.exists():
-            # written beside and moved: a token is there whole or not at all
-            beside = path.with_suffix(".new")
-            beside.unlink(missing_ok=True)
-            descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            with open(descriptor, "w") as fresh:
-                fresh.write(secrets.token_urlsafe(32) + "\n")
-            beside.replace(path)
-        found = path.read_text().strip()
-    except OSError as refusal:
-        raise StartupError(f"token file {path} cannot be used: {refusal.strerror}") from None
-    if not found:
-        raise StartupError(f"token file {path} is empty: delete it to get a new token")
-    return found

@@ -9,6 +9,8 @@ import socket
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 
 from app.model.errors import StartupError
@@ -16,6 +18,14 @@ from app.settings import split_listen
 
 _GROUP = "bridgehead"
 _BACKLOG = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """The listening sockets; None where it is not wanted."""
+
+    unix: socket.socket | None
+    tcp: socket.socket | None
 
 
 @contextmanager
@@ -72,8 +82,8 @@ def _clear(path: Path) -> None:
 
 
 @contextmanager
-def tcp(where: str) -> Iterator[socket.socket]:
-    """A TCP socket on HOST:PORT. Raises StartupError."""
+def tcp(where: str, *, anywhere: bool) -> Iterator[socket.socket]:
+    """A TCP socket on HOST:PORT; unless `anywhere`, a loopback address only. Raises StartupError."""
     split = split_listen(where)
     if split is None:
         raise StartupError(f"listen '{where}' is not HOST:PORT")
@@ -83,6 +93,11 @@ def tcp(where: str) -> Iterator[socket.socket]:
     except OSError as refusal:
         raise StartupError(f"listen {where}: {refusal.strerror or refusal}") from None
     with listener:
+        if not anywhere and not ip_address(str(address[0]).partition("%")[0]).is_loopback:
+            raise StartupError(
+                f"listen {where}: beyond loopback the token would pass in plain text; give --tls-cert and --tls-key, "
+                "or --insecure-listen where something else keeps it from being read"
+            )
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(address)

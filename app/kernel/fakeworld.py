@@ -51,9 +51,10 @@ class Route:
 
 @dataclass(slots=True, eq=False)
 class Namespace:
-    """A network namespace; `owner` is the id in the mark of its lo."""
+    """A network namespace; `owner` is the id in the mark of its lo, `uid` whose its user namespace is."""
 
     owner: str = ""
+    uid: int = 0
     links: dict[str, Link] = field(default_factory=lambda: {_LO: Link(_LO, "loopback", up=True)})
     routes: dict[Version, Route] = field(default_factory=dict)
 
@@ -199,6 +200,9 @@ class FakeHost:
     def known_as(self, ref: NetnsRef) -> str | None:
         known = self._known.get(self._open(ref))
         return known[1] if known is not None and self._find(known[0]) is self._open(ref) else None
+
+    def belongs_to(self, ref: NetnsRef, uid: int) -> bool:
+        return self._open(ref).uid == uid
 
     def link_exists_in(self, ref: NetnsRef, name: str) -> bool:
         found = self._find(ref)

@@ -10,7 +10,15 @@ from pathlib import Path
 from app.kernel import conntrack, ports, report, sysctl
 from app.kernel.links import Links
 from app.kernel.mirror import HostMirror
-from app.kernel.namespaces import KnownNamespaces, Namespaces, identity, opened, start_time
+from app.kernel.namespaces import (
+    KnownNamespaces,
+    Namespaces,
+    identity,
+    opened,
+    owner_uid,
+    process_uids,
+    start_time,
+)
 from app.kernel.netlink import Rtnl
 from app.kernel.observe import Observer
 from app.kernel.settings import filters_strictly
@@ -99,6 +107,12 @@ class LinuxKernel:
 
     def known_as(self, ref: NetnsRef) -> str | None:
         return self._known.key_of(ref)
+
+    def belongs_to(self, ref: NetnsRef, uid: int) -> bool:
+        with opened(ref) as descriptor:
+            if owner_uid(descriptor) == uid:
+                return True
+            return ref.kind is NetnsKind.PID and process_uids(int(ref.value)) == {uid}
 
     def link_exists_in(self, ref: NetnsRef, name: str) -> bool:
         try:

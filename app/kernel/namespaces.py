@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 import stat
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +19,7 @@ from app.model.spec import NetnsKind, NetnsRef
 
 RUN_NETNS = Path("/run/netns")
 SELF_NETNS = "/proc/thread-self/ns/net"
-_NS_GET_NSTYPE = 0xB703
+_NS_GET_USERNS, _NS_GET_NSTYPE, _NS_GET_OWNER_UID = 0xB701, 0xB703, 0xB704
 _PROBE_MAC = "02:00:00:00:00:01"
 
 Identity = tuple[int, int]
@@ -37,6 +38,31 @@ def start_time(pid: int) -> int:
     except (FileNotFoundError, ProcessLookupError):
         raise NamespaceMissing(f"there is no process {pid}") from None
     return int(line.rpartition(")")[2].split()[19])
+
+
+def process_uids(pid: int) -> set[int]:
+    """A process's real, effective, saved and filesystem uid; empty where it has ended."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text(errors="replace").splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        return set()
+    return {int(uid) for line in lines if line.startswith("Uid:") for uid in line.split()[1:]}
+
+
+def owner_uid(descriptor: int) -> int | None:
+    """Whose the user namespace is that owns a network namespace (ioctl_ns(2)); None where that cannot be seen."""
+    try:
+        users = fcntl.ioctl(descriptor, _NS_GET_USERNS)
+    except OSError as refusal:
+        if refusal.errno == errno.EPERM:  # it is outside our own
+            return None
+        raise
+    try:
+        uid = bytearray(4)
+        fcntl.ioctl(users, _NS_GET_OWNER_UID, uid)
+        return int.from_bytes(uid, sys.byteorder)
+    finally:
+        os.close(users)
 
 
 def path_of(ref: NetnsRef) -> str:

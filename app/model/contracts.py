@@ -44,6 +44,9 @@ class Host(Interface):
     def known_as(self, ref: NetnsRef) -> str | None:
         """The key under which we were last in this very namespace, by whatever name; None where we were not."""
 
+    def belongs_to(self, ref: NetnsRef, uid: int) -> bool:
+        """Whether a namespace is a user's: its user namespace is, or the process is. Raises NamespaceMissing."""
+
     def link_exists_in(self, ref: NetnsRef, name: str) -> bool:
         """Whether a namespace has an interface of this name; False where the namespace is missing."""
 

@@ -106,6 +106,30 @@ class Unauthorized(BridgeheadError):
     code, status, title = "unauthorized", 401, "Unauthorized"
 
 
+class Forbidden(BridgeheadError):
+    code, status, title = "forbidden", 403, "Forbidden"
+
+
+class Misdirected(BridgeheadError):
+    """A Host header that is not ours: a name that somebody points at us (DNS rebinding)."""
+
+    code, status, title = "misdirected", 421, "Misdirected request"
+
+
+class TooManyRequests(BridgeheadError):
+    """retry_after: seconds."""
+
+    code, status, title = "too_many_requests", 429, "Too many requests"
+
+    def __init__(self, detail: str, retry_after: int = 1) -> None:
+        super().__init__(detail)
+        self.retry_after = retry_after
+
+
+class TooSlow(BridgeheadError):
+    code, status, title = "too_slow", 408, "Request took too long"
+
+
 class BodyTooLarge(BridgeheadError):
     code, status, title = "body_too_large", 413, "Body too large"
 

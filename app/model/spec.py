@@ -125,6 +125,8 @@ class Endpoint:
     default_route_at: datetime | None = None
     ephemeral: bool = False
     labels: Mapping[str, str] = field(default_factory=dict, hash=False)
+    uid: int | None = None
+    """Who made it, by the unix socket; None over TCP."""
     created_at: datetime
     updated_at: datetime
 

@@ -13,7 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlmodel import Session
 
 from app.model.contracts import Kernel
-from app.model.errors import BridgeheadError
+from app.model.errors import BridgeheadError, Forbidden
 from app.model.ops import Op
 from app.model.spec import IPNetwork
 from app.model.state import Attachment, Item, ItemKey
@@ -22,6 +22,7 @@ from app.reconcile.executor import Executor, Outcome, is_gone
 from app.reconcile.render import Rendered, Subject, render
 from app.reconcile.statuses import publish_statuses
 from app.reconcile.watchlist import Watchlist
+from app.services import audit
 from app.services.catalog import Catalog
 from app.services.context import Change, Context, Key
 from app.services.replies import Once, Reply, Uncommitted
@@ -144,8 +145,9 @@ class Requests:
         outcome = Outcome()
         try:
             with session.begin_nested():
-                context = Context(store, self._kernel, self._pools)
+                context = Context(store, self._kernel, self._pools, progress=self._executor.progress)
                 if job.once is not None and (reply := job.once.recall(store, context.now)) is not None:
+                    _require_allowed(session, job.once, job.service, context)
                     return _Done(job, Change("", ()), {}, {}, outcome, reply)
                 change = job.service(context)
                 rendered = {key: render(store, key, self.dead) for key in change.keys}
@@ -211,8 +213,24 @@ class Requests:
             if rendered.subject is None:
                 self.dead.pop(key[1], None)
             if key[0] in ("network", "endpoint", "portmap", "allocation"):
+                audit.changed(one.change.by, key, self._catalog.held(key), rendered.subject)
                 self._catalog.put(key, rendered.subject)
         publish_statuses(self._catalog, one.rendered, one.outcome.refused, self._executor.hindrance)
+
+
+def _require_allowed(session: Session, once: Once, service: Service, context: Context) -> None:
+    """Raises Forbidden where whoever asks again may not make the change (any more): it is tried, and taken back."""
+    if once.by.unlimited:
+        return
+    trial = session.begin_nested()
+    try:
+        service(context)
+    except Forbidden:
+        raise
+    except BridgeheadError:
+        return  # most often it is there already; what else keeps it from being made again is no matter
+    finally:
+        trial.rollback()
 
 
 def reached_items(wanted: dict[ItemKey, Item], short: dict[ItemKey, Item | None]) -> dict[ItemKey, Item]:

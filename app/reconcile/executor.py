@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -33,13 +34,18 @@ class Executor:
     """Operations on links go to the kernel one by one, those on rules to the firewall in one change.
 
     stuck: whether something could not be taken back, or no flow be forgotten, so that a full pass must
-    mend it; whoever runs that pass clears it.
+    mend it; whoever runs that pass clears it. progress_at: when the last step was done, by time.monotonic().
     """
 
     def __init__(self, kernel: Kernel, firewall: Firewall) -> None:
         self._kernel = kernel
         self._firewall = firewall
         self.stuck = False
+        self.progress_at = time.monotonic()
+
+    def progress(self) -> None:
+        """A step of something long is done: whoever watches the worker need not take it for stuck."""
+        self.progress_at = time.monotonic()
 
     def obstacle(self, owner: str) -> str:
         """What others' rules do to the traffic of a network, by its id; empty for nothing."""
@@ -127,6 +133,7 @@ class Executor:
             outcome.refused += [(op, refusal) for op in group]
             return
         outcome.done += group
+        self.progress()
         for line in told:
             log.info("%s", line)
 

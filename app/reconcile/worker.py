@@ -76,6 +76,7 @@ class Worker:
         self._passed = threading.Event()
         self._gate = threading.Lock()
         self._stopping = False
+        self._busy_since: float | None = None
         self._next_pass = 0.0
         self._patience = _HEAL_AGAIN
         self._lacking: frozenset[ItemKey] = frozenset()
@@ -108,6 +109,12 @@ class Worker:
     def alive(self) -> bool:
         """Whether the thread runs."""
         return self._thread.is_alive()
+
+    @property
+    def busy_seconds(self) -> float:
+        """How long it is at one step of a batch or a full pass by now; 0 while it waits."""
+        since = self._busy_since
+        return 0.0 if since is None else time.monotonic() - max(since, self._executor.progress_at)
 
     @property
     def ready(self) -> bool:
@@ -169,11 +176,14 @@ class Worker:
         last = False
         while not last:
             # nothing is changed before the kernel was seen once
-            if time.monotonic() >= self._next_pass:
+            self._busy_since = time.monotonic()
+            if self._busy_since >= self._next_pass:
                 self._heal_safely()
             if self._pointed:
                 self._heal_found()
+            self._busy_since = None
             batch, last = self._next_batch()
+            self._busy_since = time.monotonic()
             if batch:
                 self._run(batch)
         self._kernel.close()

@@ -11,8 +11,9 @@ from app.services.requests import AllocationCreate
 
 
 def create(context: Context, request: AllocationCreate) -> Change:
-    """Raises NotFound, AddressTaken, AddressOutsideSubnet, Invalid, PoolExhausted."""
+    """Raises NotFound, Forbidden, AddressTaken, AddressOutsideSubnet, Invalid, PoolExhausted."""
     network = context.network(request.network)
+    context.require(network)
     plan = addresses.plan_for(network, request.address)
     address = addresses.give(context, network, plan, request.address, "address")
     allocation = addresses.hold(
@@ -22,13 +23,14 @@ def create(context: Context, request: AllocationCreate) -> Change:
 
 
 def delete(context: Context, allocation_id: str) -> Change:
-    """Raises NotFound; EndpointInUse and NetworkInUse for an address that is more than reserved."""
+    """Raises NotFound, Forbidden; EndpointInUse and NetworkInUse for an address that is more than reserved."""
     allocation = context.allocation(allocation_id)
+    network = context.network(allocation.network_id)
+    context.require(network)
     if allocation.kind is AllocationKind.ENDPOINT:
         holder = addresses.describe_holder(context, allocation)
         raise EndpointInUse(f"address {allocation.address} is that of {holder}; delete the endpoint instead")
     if allocation.kind is AllocationKind.GATEWAY:
-        network = context.network(allocation.network_id)
         field = "gateway" if allocation.address.version == 4 else "gateway6"
         raise NetworkInUse(
             f"address {allocation.address} is the gateway of network '{network.name}'; PATCH its {field} instead"

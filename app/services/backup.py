@@ -22,7 +22,7 @@ from app.model.spec import (
     Protocol,
     Version,
 )
-from app.services import addresses, endpoints, hostports, networks, portmaps
+from app.services import addresses, endpoints, foreign, hostports, networks, portmaps
 from app.services.context import HOST, Change, Context, Key, unique
 from app.services.document import (
     VERSION,
@@ -35,7 +35,16 @@ from app.services.document import (
 from app.store.repository import Repository
 
 _OF_NETWORK = ("mtu", "internal", "isolated", "icc", "masquerade", "spoof_protection")
-_OF_ENDPOINT = ("create_namespace", "ephemeral", "mac", "ifname", "host_ifname", "default_route", "default_route_at")
+_OF_ENDPOINT = (
+    "create_namespace",
+    "ephemeral",
+    "mac",
+    "ifname",
+    "host_ifname",
+    "default_route",
+    "default_route_at",
+    "uid",
+)
 _OF_ALL = ("id", "labels", "created_at", "updated_at")
 
 
@@ -110,10 +119,12 @@ def _saved_reservation(one: Allocation) -> SavedReservation:
 
 
 def restore(context: Context, document: Document) -> Change:
-    """All of it, or nothing. Raises NotEmpty, and what making each object by itself would raise.
+    """All of it, or nothing. Raises Forbidden, NotEmpty, and what making each object by itself would raise.
 
     A namespace that is not there is no obstacle: its endpoints wait for it, as after a reboot.
     """
+    context.require_every_network("import a document")
+    foreign.require_any(context, "import a document")
     there = context.store.networks()
     if there:
         raise NotEmpty(
@@ -124,12 +135,16 @@ def restore(context: Context, document: Document) -> Change:
     keys: list[Key] = [HOST]
     for network in document.networks:
         keys.append(("network", _network(context, network)))
+        context.progress()
     for endpoint in document.endpoints:
         keys += [("endpoint", _endpoint(context, endpoint)), ("namespace", endpoint.namespace_key)]
+        context.progress()
     for portmap in document.portmaps:
         keys.append(("portmap", _portmap(context, portmap)))
+        context.progress()
     for reservation in document.reservations:
         keys.append(("allocation", _reservation(context, reservation)))
+        context.progress()
     return Change("", unique(keys))
 
 

@@ -62,6 +62,11 @@ class Catalog:
             if self._names.get(held) == identity:  # else another has taken it
                 del self._names[held]
 
+    def held(self, key: Key) -> Object | None:
+        """The object as it was published last, None where there is none."""
+        store: dict[str, Object] = getattr(self, _STORES[key[0]])
+        return store.get(key[1])
+
     def knows(self, identity: str) -> bool:
         """Whether it is the id of an object that is published and has a status."""
         return identity in self.networks or identity in self.endpoints or identity in self.portmaps

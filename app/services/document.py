@@ -80,6 +80,9 @@ class SavedEndpoint(Request):
     host_ifname: Ifname
     default_route: bool | None = None
     default_route_at: Moment | None = None
+    uid: Annotated[
+        int | None, Field(ge=0, lt=(1 << 32) - 1, description="The user who made it on the unix socket.")
+    ] = None
     labels: Labels = Field(default_factory=dict)
     created_at: Moment
     updated_at: Moment

@@ -9,7 +9,7 @@ from app.drivers.bridge import PORTS_MAX
 from app.model import naming
 from app.model.errors import BridgeFull, EndpointInUse, InterfaceExists, Invalid, NamespaceMissing, NameTaken
 from app.model.spec import AllocationKind, Endpoint, IPAddress, NetnsKind, NetnsRef, Network
-from app.services import addresses
+from app.services import addresses, foreign
 from app.services.context import Change, Context, Key, unique
 from app.services.requests import EndpointCreate, EndpointPatch, refuse_null
 
@@ -18,11 +18,14 @@ _IFNAME_TRIES = 4096
 
 
 def create(context: Context, request: EndpointCreate) -> Change:
-    """Raises NotFound, Invalid, NamespaceMissing, NameTaken, AddressTaken, InterfaceExists, BridgeFull and more."""
+    """Raises NotFound, Forbidden, Invalid, NamespaceMissing, NameTaken, AddressTaken, InterfaceExists and more."""
     network = context.network(request.network)
+    context.require(network)
     require_room(context, network)
     netns, exists = _netns(context, request)
     key = _namespace_key(context, netns, exists=exists)
+    if exists:
+        foreign.require_own(context, netns, key)
     endpoint_id = naming.new_id()
     endpoint = Endpoint(
         id=endpoint_id,
@@ -39,6 +42,7 @@ def create(context: Context, request: EndpointCreate) -> Change:
         default_route_at=context.now if request.default_route else None,
         ephemeral=request.ephemeral,
         labels=request.labels,
+        uid=context.principal.uid,
         created_at=context.now,
         updated_at=context.now,
     )
@@ -86,7 +90,7 @@ def _multihomed(context: Context, namespace_key: str) -> list[Key]:
 
 
 def _netns(context: Context, request: EndpointCreate) -> tuple[NetnsRef, bool]:
-    """The namespace, and whether it is there. Raises Invalid, NamespaceMissing."""
+    """The namespace, and whether it is there. Raises Invalid, NamespaceMissing, Forbidden."""
     given = [name for name in ("namespace", "pid", "netns") if getattr(request, name) is not None]
     if len(given) != 1:
         said = f"{' and '.join(given)} are given" if given else "none is given"
@@ -109,7 +113,7 @@ def _netns(context: Context, request: EndpointCreate) -> tuple[NetnsRef, bool]:
     path = str(request.netns)
     if not path.startswith("/") or "\0" in path:
         raise Invalid(f"netns '{path}' is not an absolute path, such as /run/netns/red or /proc/1234/ns/net")
-    return context.host.resolve(_canonical(path)), True
+    return context.host.resolve(foreign.followed(context, _canonical(path))), True
 
 
 def _canonical(path: str) -> NetnsRef:
@@ -172,8 +176,9 @@ def require_free_host_ifname(context: Context, name: str) -> None:
 
 
 def update(context: Context, ref: str, request: EndpointPatch) -> Change:
-    """Raises NotFound, NameTaken, Invalid."""
+    """Raises NotFound, Forbidden, NameTaken, Invalid."""
     endpoint = context.endpoint(ref)
+    context.require(context.network(endpoint.network_id))
     refuse_null(request, "default_route")
     given = request.given()
     if "name" in given and given["name"] != endpoint.name:
@@ -188,8 +193,9 @@ def update(context: Context, ref: str, request: EndpointPatch) -> Change:
 
 
 def delete(context: Context, ref: str, *, force: bool) -> Change:
-    """Raises NotFound, EndpointInUse where it has port mappings and `force` is not set."""
+    """Raises NotFound, Forbidden, EndpointInUse where it has port mappings and `force` is not set."""
     endpoint = context.endpoint(ref)
+    context.require(context.network(endpoint.network_id))
     portmaps = context.store.portmaps_of(endpoint)
     if portmaps and not force:
         raise EndpointInUse(

@@ -24,7 +24,8 @@ _PLAIN = ("mtu", "internal", "isolated", "icc", "masquerade", "spoof_protection"
 
 
 def create(context: Context, request: NetworkCreate) -> Change:
-    """Raises Invalid, NameTaken, InterfaceExists, SubnetOverlap, PoolExhausted, AddressOutsideSubnet."""
+    """Raises Forbidden, Invalid, NameTaken, InterfaceExists, SubnetOverlap, PoolExhausted, AddressOutsideSubnet."""
+    context.require_every_network("make networks")
     require_free_name(context, request.name)
     network_id = naming.new_id()
     network = Network(
@@ -117,8 +118,9 @@ def _hold_gateway(context: Context, network: Network, gateway: IPAddress | None)
 
 
 def update(context: Context, ref: str, request: NetworkPatch) -> Change:
-    """Raises NotFound, Invalid, AddressTaken, AddressOutsideSubnet."""
+    """Raises NotFound, Forbidden, Invalid, AddressTaken, AddressOutsideSubnet."""
     network = context.network(ref)
+    context.require(network)
     refuse_null(request, "gateway", "gateway6", "ip_range", "ip_range6", "snat_address")
     given = request.given()
     changed = replace(
@@ -173,8 +175,9 @@ def _affected(context: Context, network: Network, changed: Network) -> tuple[Key
 
 
 def delete(context: Context, ref: str, *, force: bool) -> Change:
-    """Raises NotFound, NetworkInUse where it has endpoints and `force` is not set."""
+    """Raises NotFound, Forbidden, NetworkInUse where it has endpoints and `force` is not set."""
     network = context.network(ref)
+    context.require_every_network("remove networks")
     members = context.store.endpoints_of(network)
     if members and not force:
         names = ", ".join(f"'{endpoint.name}'" for endpoint in members[:5]) + (", ..." if len(members) > 5 else "")

@@ -13,10 +13,12 @@ from app.services.requests import PortmapCreate, PortmapPatch, refuse_null
 
 
 def create(context: Context, request: PortmapCreate) -> Change:
-    """Raises NotFound, Invalid, InternalNetwork, NoGateway, PortTaken."""
+    """Raises NotFound, Forbidden, Invalid, InternalNetwork, NoGateway, PortTaken."""
     endpoint = context.endpoint(request.endpoint)
+    network = context.network(endpoint.network_id)
+    context.require(network)
     host_ip = hostports.host_ip(context, request.host_ip)
-    hostports.require_reachable(context.network(endpoint.network_id), endpoint, host_ip)
+    hostports.require_reachable(network, endpoint, host_ip)
     protocol = Protocol(request.protocol)
     if request.host_port is not None:
         host_port, count = parse_ports(request.host_port)
@@ -53,11 +55,12 @@ def _affected(portmap: Portmap, *endpoints: Endpoint) -> tuple[Key, ...]:
 
 
 def update(context: Context, portmap_id: str, request: PortmapPatch) -> Change:
-    """Raises NotFound, Invalid, InternalNetwork, NoGateway, PortTaken."""
+    """Raises NotFound, Forbidden, Invalid, InternalNetwork, NoGateway, PortTaken."""
     portmap = context.portmap(portmap_id)
     refuse_null(request)
     before = context.endpoint(portmap.endpoint_id)
     endpoint = context.endpoint(request.endpoint) if request.endpoint is not None else before
+    context.require(context.network(before.network_id), context.network(endpoint.network_id))
     host_ip = portmap.host_ip
     if request.host_ip is not None:
         host_ip = hostports.host_ip(context, request.host_ip)
@@ -83,8 +86,9 @@ def update(context: Context, portmap_id: str, request: PortmapPatch) -> Change:
 
 
 def delete(context: Context, portmap_id: str) -> Change:
-    """Raises NotFound."""
+    """Raises NotFound, Forbidden."""
     portmap = context.portmap(portmap_id)
     endpoint = context.endpoint(portmap.endpoint_id)
+    context.require(context.network(endpoint.network_id))
     context.store.delete_portmap(portmap)
     return Change(portmap.id, _affected(portmap, endpoint))

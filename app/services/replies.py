@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+from app.model.access import Principal
 from app.model.errors import IdempotencyMismatch
 from app.services.catalog import Catalog
 from app.services.context import Context, Object, View
@@ -26,16 +27,21 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Once:
-    """A request that is carried out once. scope: whose key it is; fingerprint: of what was asked."""
+    """A request that is carried out once. by: whose key it is; fingerprint: of what was asked."""
 
-    scope: str
+    by: Principal
     key: str
     fingerprint: str
     reply: Callable[[View, Object | None], Reply]
 
+    @property
+    def _scope(self) -> str:
+        """A user's, whichever process sends it, or a token's."""
+        return f"uid {self.by.uid}" if self.by.uid is not None else self.by.name
+
     def recall(self, store: Repository, now: datetime) -> Reply | None:
         """The answer given before. Raises IdempotencyMismatch where the key was another request's."""
-        kept = store.kept_answer(self.scope, self.key, since=now - KEPT)
+        kept = store.kept_answer(self._scope, self.key, since=now - KEPT)
         if kept is None:
             return None
         if kept.fingerprint != self.fingerprint:
@@ -48,7 +54,7 @@ class Once:
     def keep(self, store: Repository, now: datetime, reply: Reply) -> None:
         """Writes the answer, and takes away some that are too old."""
         answer = KeptAnswer(self.fingerprint, reply.status, reply.body, reply.headers)
-        store.keep_answer(self.scope, self.key, answer, now=now, since=now - KEPT)
+        store.keep_answer(self._scope, self.key, answer, now=now, since=now - KEPT)
 
 
 class Uncommitted:

@@ -112,6 +112,7 @@ def endpoint_of(row: EndpointRow) -> Endpoint:
         default_route=row.default_route,
         default_route_at=datetime.fromisoformat(row.default_route_at) if row.default_route_at else None,
         labels=dict(row.labels),
+        uid=row.uid,
         created_at=datetime.fromisoformat(row.created_at),
         updated_at=datetime.fromisoformat(row.updated_at),
     )
@@ -126,7 +127,7 @@ def fill_endpoint(row: EndpointRow, endpoint: Endpoint) -> EndpointRow:
     row.mac, row.ifname, row.host_ifname = endpoint.mac, endpoint.ifname, endpoint.host_ifname
     row.default_route = endpoint.default_route
     row.default_route_at = to_text(endpoint.default_route_at) if endpoint.default_route_at else None
-    row.labels = dict(endpoint.labels)
+    row.labels, row.uid = dict(endpoint.labels), endpoint.uid
     row.created_at, row.updated_at = to_text(endpoint.created_at), to_text(endpoint.updated_at)
     return row
 

@@ -63,6 +63,7 @@ class EndpointRow(SQLModel, table=True):
     default_route: bool | None
     default_route_at: str | None
     labels: dict[str, str] = Field(sa_column=Column(JSON, nullable=False))
+    uid: int | None
     created_at: str
     updated_at: str
 

@@ -47,10 +47,10 @@ def application():
 class Client:
     """Calls an ASGI application, with no server in between; a bug in it is a 500 as for everybody."""
 
-    def __init__(self, app):
+    def __init__(self, app, headers=None):
         self._runner = asyncio.Runner()
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-        self._client = httpx.AsyncClient(transport=transport, base_url="http://bridgehead")
+        self._client = httpx.AsyncClient(transport=transport, base_url="http://bridgehead", headers=headers)
 
     def request(self, method, path, **options):
         return self._runner.run(self._client.request(method, path, **options))

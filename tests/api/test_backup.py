@@ -9,6 +9,7 @@ import pytest
 from harness import Api, make_kernel
 
 from app.main import create_app
+from app.reconcile.executor import Executor
 from app.store.session import open_database
 
 FIXTURE = Path(__file__).parents[1] / "documents" / "version-1.json"
@@ -75,6 +76,16 @@ def test_another_host_becomes_the_same(full, empty):
     assert {**again, "written_at": None} == {**document, "written_at": None}
 
 
+def test_an_import_however_long_is_not_taken_for_stuck(full, empty, monkeypatch):
+    steps = []
+    real = Executor.progress
+    monkeypatch.setattr(Executor, "progress", lambda self: (steps.append(1), real(self)))
+    answer = empty.client.post("/import", json=full.get("/export"))
+    # each object while it is planned, and each step in the kernel
+    assert len(steps) > 2 * sum(answer.json().values())
+    assert empty.worker.busy_seconds < 10
+
+
 def test_what_comes_next_is_the_same_too(full, empty):
     empty.client.post("/import", json=full.get("/export"))
     for path in LISTS[:3]:
@@ -100,8 +111,11 @@ def test_an_older_document_is_read(empty):
     assert answer.status_code == 200, answer.text
     again = empty.get("/export")
     for kind in ("networks", "endpoints", "portmaps", "reservations"):
-        assert again[kind] == document[kind]
+        assert [
+            {name: new[name] for name in old} for new, old in zip(again[kind], document[kind], strict=True)
+        ] == document[kind]
         assert document[kind]
+    assert [one["uid"] for one in again["endpoints"]] == [None] * len(document["endpoints"])
 
 
 def test_a_newer_document_is_refused_in_words(empty):

@@ -5,7 +5,9 @@ import json
 import pytest
 from harness import Client, checked_problem
 
-from app.api.middleware import BODY_MAX, TokenGuard
+from app.api.guards import TokenGuard
+from app.api.middleware import BODY_MAX
+from app.model.access import Principal
 
 TOKEN = "s3cret-token"
 
@@ -130,7 +132,7 @@ def test_bad_queries(api, query):
 
 @pytest.fixture
 def guarded(api):
-    client = Client(TokenGuard(api.app, TOKEN))
+    client = Client(TokenGuard(api.app, {TOKEN: Principal("token default")}.get))
     yield client
     client.close()
 

@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from harness import Api, checked_problem
 
+from app.model.access import Principal
 from app.store import mapping
 from app.store.session import open_database
 
@@ -154,13 +155,9 @@ def test_old_answers_go_a_few_with_each_new_one(api):
 
 
 def test_a_principal_s_keys_are_its_own(api):
-    class Named:
-        def __init__(self, name):
-            self.name = name
-
     def of(name):
         async def named(scope, receive, send):
-            scope.setdefault("state", {})["principal"] = Named(name)
+            scope.setdefault("state", {})["principal"] = Principal(name)
             await api.app(scope, receive, send)
 
         return api.client.of(named)

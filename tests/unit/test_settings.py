@@ -86,3 +86,67 @@ def test_an_empty_state_directory():
 def test_split_listen():
     assert split_listen("[::1]:80") == ("::1", 80)
     assert split_listen("a.example:0") == ("a.example", 0)
+
+
+def test_names_and_origins_of_the_environment(monkeypatch):
+    monkeypatch.setenv("BRIDGEHEAD_HOST_NAME", "a.example, b.example")
+    monkeypatch.setenv("BRIDGEHEAD_CORS_ORIGIN", "https://a.example")
+    monkeypatch.setenv("BRIDGEHEAD_INSECURE_LISTEN", "true")
+    found = load_settings()
+    assert found.host_name == ["a.example", "b.example"]
+    assert found.cors_origin == ["https://a.example"]
+    assert found.insecure_listen
+    assert not found.allow_foreign_namespaces
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ({"tls_cert": "/c"}, "--tls-cert and --tls-key go together"),
+        ({"tls_key": "/k"}, "--tls-cert and --tls-key go together"),
+        ({"tls_client_ca": "/a"}, "--tls-client-ca"),
+        ({"rate": -1}, "rate: "),
+    ],
+)
+def test_what_does_not_go_together(flags, words):
+    with pytest.raises(StartupError) as refusal:
+        load_settings(**flags)
+    assert refusal.value.detail.startswith(words)
+    assert "\n" not in refusal.value.detail
+
+
+def test_every_setting_is_a_flag(monkeypatch):
+    from typer.testing import CliRunner
+
+    import app.main
+    from app.cli import app as command
+    from app.settings import Settings
+
+    given = []
+    monkeypatch.setattr(app.main, "run", lambda settings: given.append(settings) or 0)
+    flags = {
+        "socket": "/s",
+        "listen": "127.0.0.1:1",
+        "state_dir": "/d",
+        "database": "sqlite:///x",
+        "firewall": "none",
+        "audit_log": "/a",
+        "tls_cert": "/c",
+        "tls_key": "/k",
+        "tls_client_ca": "/ca",
+        "rate": 7.0,
+        "pool": ["10.0.0.0/16:24", "10.1.0.0/16:24"],
+        "host_name": ["a", "b"],
+        "cors_origin": ["https://a"],
+        "insecure_listen": True,
+        "allow_foreign_namespaces": True,
+    }
+    arguments = ["serve"]
+    for name, value in flags.items():
+        flag = f"--{name.replace('_', '-')}"
+        for one in value if isinstance(value, list) else [value]:
+            arguments += [flag] if one is True else [flag, str(one)]
+    done = CliRunner().invoke(command, arguments)
+    assert done.exit_code == 0, done.output
+    assert {name: getattr(given[0], name) for name in flags} == flags
+    assert set(Settings.model_fields) - set(flags) == {"resync"}

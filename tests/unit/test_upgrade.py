@@ -48,6 +48,7 @@ def test_an_upgrade_keeps_the_rows(file, schema):
         assert (network.plan(6), *policies) == (None, True, None, False)
         assert endpoint.addresses == (ip_address("10.0.0.2"),)
         assert endpoint.ephemeral is False
+        assert endpoint.uid is None
         assert (portmap.host_port, portmap.count) == (8080, 1)
         held = {one.kind: one.id for one in store.allocations()}
         assert held == {"gateway": network.id, "endpoint": endpoint.id}

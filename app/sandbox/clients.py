@@ -15,6 +15,8 @@ from typing import Self
 Opener = Callable[[int, int, int], socket.socket]
 """Makes a socket (family, type, protocol) in a namespace."""
 
+PATIENCE = 3.0
+"""Seconds that an answer is waited for that must come: it takes well under 1 ms, on a machine with nothing else to do."""
 _ECHO = {4: (8, 0, 3), 6: (128, 129, 1)}
 """ICMP types by IP version: echo request, echo reply, destination unreachable."""
 _RAW_ICMP = {4: socket.IPPROTO_ICMP, 6: socket.IPPROTO_ICMPV6}
@@ -124,7 +126,7 @@ class UdpFlow:
         self.failure: OSError | None = None
         """Why the last `ask` gave None; TimeoutError where nothing came back."""
 
-    def ask(self, payload: bytes = b"hello\n", timeout: float = 1.0) -> bytes | None:
+    def ask(self, payload: bytes = b"hello\n", timeout: float = PATIENCE) -> bytes | None:
         """One datagram and its answer, None where there is none."""
         self.failure = None
         deadline = time.monotonic() + timeout

@@ -14,7 +14,7 @@ from app.kernel.wire import Link, Route
 from app.model.spec import IPAddress
 from app.model.state import IPInterface
 from app.sandbox import clients
-from app.sandbox.clients import UdpFlow
+from app.sandbox.clients import PATIENCE, UdpFlow
 from app.sandbox.inside import CLONE_FS, enter, in_thread
 from app.sandbox.rtnl import PlainRtnl
 from app.sandbox.sctp import SctpFlow, SctpServer
@@ -87,23 +87,23 @@ class Ns:
 
     # --- traffic ---
 
-    def ping(self, dst: str, count: int = 1, timeout: float = 1.0, source: str | None = None) -> bool:
+    def ping(self, dst: str, count: int = 1, timeout: float = PATIENCE, source: str | None = None) -> bool:
         """Whether one of up to `count` echo requests is answered, each within `timeout` seconds."""
         return clients.ping(self.open_socket, dst, count, timeout, source)
 
     def connect(
-        self, dst: str, port: int, timeout: float = 1.0, source: str | None = None, sport: int = 0
+        self, dst: str, port: int, timeout: float = PATIENCE, source: str | None = None, sport: int = 0
     ) -> socket.socket:
         """A TCP connection to keep; the server's banner waits in it. Raises OSError."""
         bind = (source or "", sport) if source or sport else None
         return clients.connect(self.open_socket, dst, port, timeout, bind)
 
-    def tcp(self, dst: str, port: int, timeout: float = 1.0, source: str | None = None) -> bytes | None:
+    def tcp(self, dst: str, port: int, timeout: float = PATIENCE, source: str | None = None) -> bytes | None:
         """The banner of the server that answers, None where none does (`failure` says why)."""
         return self._asked(dst, port, timeout, source, clients.read_line)
 
     def http(
-        self, dst: str, port: int, path: str = "/", timeout: float = 1.0, source: str | None = None
+        self, dst: str, port: int, path: str = "/", timeout: float = PATIENCE, source: str | None = None
     ) -> bytes | None:
         """The page of the server that answers, None where none does (`failure` says why)."""
         return self._asked(dst, port, timeout, source, lambda sock: clients.get(sock, path))
@@ -129,7 +129,7 @@ class Ns:
         port: int,
         payload: bytes = b"hello\n",
         sport: int | None = None,
-        timeout: float = 1.0,
+        timeout: float = PATIENCE,
     ) -> bytes | None:
         """The answer to one datagram: the server's banner, then the payload. None where there is none."""
         return self._told(lambda: self.udp_flow(dst, port, sport), payload, timeout)
@@ -144,7 +144,7 @@ class Ns:
         port: int,
         payload: bytes = b"hello\n",
         sport: int | None = None,
-        timeout: float = 1.0,
+        timeout: float = PATIENCE,
     ) -> bytes | None:
         """The answer to one INIT: the server's banner, then the payload. None where there is none."""
         return self._told(lambda: self.sctp_flow(dst, port, sport), payload, timeout)
@@ -160,7 +160,7 @@ class Ns:
             self.failure = failure
             return None
 
-    def ask(self, protocol: str, dst: str, port: int, timeout: float = 1.0) -> bytes | None:
+    def ask(self, protocol: str, dst: str, port: int, timeout: float = PATIENCE) -> bytes | None:
         """The banner of the server that answers by `tcp`, `udp` or `sctp`, None where none does."""
         if protocol == "tcp":
             return self.tcp(dst, port, timeout)

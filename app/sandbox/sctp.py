@@ -11,7 +11,7 @@ import struct
 import time
 from dataclasses import dataclass
 
-from app.sandbox.clients import Opener, family_of, readable
+from app.sandbox.clients import PATIENCE, Opener, family_of, readable
 from app.sandbox.servers import Server, ask_for_destination, reply_from
 
 INIT, INIT_ACK = 1, 2
@@ -97,7 +97,7 @@ class SctpFlow:
         self.failure: OSError | None = None
         """Why the last `ask` gave None; TimeoutError where nothing came back."""
 
-    def ask(self, payload: bytes = b"hello\n", timeout: float = 1.0) -> bytes | None:
+    def ask(self, payload: bytes = b"hello\n", timeout: float = PATIENCE) -> bytes | None:
         """One INIT and what its INIT ACK says, None where none comes from the address and port that were asked."""
         self.failure = None
         deadline = time.monotonic() + timeout

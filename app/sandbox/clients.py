@@ -16,7 +16,7 @@ Opener = Callable[[int, int, int], socket.socket]
 """Makes a socket (family, type, protocol) in a namespace."""
 
 PATIENCE = 3.0
-"""Seconds that an answer is waited for that must come: it takes well under 1 ms, on a machine with nothing else to do."""
+"""Seconds that an answer is waited for that must come: it takes well under 1 ms where nothing else runs."""
 _ECHO = {4: (8, 0, 3), 6: (128, 129, 1)}
 """ICMP types by IP version: echo request, echo reply, destination unreachable."""
 _RAW_ICMP = {4: socket.IPPROTO_ICMP, 6: socket.IPPROTO_ICMPV6}

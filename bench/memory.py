@@ -10,6 +10,8 @@ from pathlib import Path
 LIBRARIES = (
     "fastapi",
     "uvicorn",
+    "uvicorn.protocols.http.httptools_impl",
+    "starlette.middleware.cors",
     "uvloop",
     "httptools",
     "sqlmodel",

@@ -58,7 +58,9 @@ class Forked:
             os.close(report)
             raise ChildProcessError("the process that forks daemons has died; its output says why")
         # a pidfd never names another process that got the number since
-        self._pidfd = os.pidfd_open(self.pid)
+        self._pidfd: int | None = None
+        with contextlib.suppress(ProcessLookupError):  # it has ended already: its exit code waits in the pipe
+            self._pidfd = os.pidfd_open(self.pid)
 
     def _number(self) -> int:
         data = os.read(self._report, _NUMBER.size)
@@ -80,11 +82,12 @@ class Forked:
             if poller.poll(None if timeout is None else timeout * 1000):
                 self._code = self._number()
                 os.close(self._report)
-                os.close(self._pidfd)
+                if self._pidfd is not None:
+                    os.close(self._pidfd)
         return self._code
 
     def send_signal(self, number: int) -> None:
-        if self.poll() is None:
+        if self.poll() is None and self._pidfd is not None:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._pidfd, number)
 

@@ -81,13 +81,22 @@ def test_a_dead_namespace_degrades_its_endpoint_and_its_ports_go(sandbox, daemon
     assert gone
     assert "dying" in get(api, f"portmaps/{mapping['id']}")["status"]["message"]
     eventually(lambda: dying["host_ifname"] not in sandbox.host.links(), SOON, "its link goes")
-    with sandbox.host.tcp_server(8080, HOST):  # nobody holds the port, nobody forwards it
+    # nobody holds the port, nobody forwards it
+    with eventually(lambda: _server(sandbox), SOON, "its port is free"):
         assert sandbox.client.tcp(HOST, 8080) == b"host\n"
     held = [one["address"] for one in get(api, "ipam/allocations?network=web")]
     assert dying["address"] in held
     assert endpoint(api, "blue")["address"] != dying["address"]
     delete(api, "endpoints/dying?force=true")
     assert dying["address"] not in [one["address"] for one in get(api, "ipam/allocations?network=web")]
+
+
+def _server(sandbox):
+    """None while the port is held."""
+    try:
+        return sandbox.host.tcp_server(8080, HOST)
+    except OSError:
+        return None
 
 
 @pytest.mark.parametrize("death", DEATHS)

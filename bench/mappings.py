@@ -17,7 +17,6 @@ from ipaddress import ip_address
 from app.model.naming import new_id
 from app.model.spec import Portmap, Protocol
 from app.sandbox import HOST, Sandbox
-from app.store.repository import Repository
 from app.store.session import open_database, transaction
 from bench.http import Client
 
@@ -84,8 +83,7 @@ class Site:
         self.daemon.stop()
         engine = open_database(f"sqlite:///{self.daemon.state_dir}/bridgehead.db")
         now = datetime.now(UTC)
-        with transaction(engine) as session:
-            store = Repository(session)
+        with transaction(engine) as store:
             for port in range(_FIRST_PORT, _FIRST_PORT + self.count):
                 store.add_portmap(
                     Portmap(

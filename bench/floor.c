@@ -283,22 +283,23 @@ static void dump_conntrack(void) {
 
 /* --- commands */
 
-static void run(char *words) {
+/* A command, found in PATH: its input and output are files. */
+static void run(const char *input, const char *output, char *words) {
     char *arguments[64], *rest;
     int count = 0, status;
     pid_t child;
-    posix_spawn_file_actions_t quiet;
+    posix_spawn_file_actions_t files;
     for (char *word = strtok_r(words, " ", &rest); word && count < 63; word = strtok_r(NULL, " ", &rest))
         arguments[count++] = word;
     arguments[count] = NULL;
-    posix_spawn_file_actions_init(&quiet);
-    posix_spawn_file_actions_addopen(&quiet, 0, "/dev/null", O_RDONLY, 0);
-    posix_spawn_file_actions_addopen(&quiet, 1, "/dev/null", O_WRONLY, 0);
-    if ((errno = posix_spawnp(&child, arguments[0], &quiet, NULL, arguments, environ)))
+    posix_spawn_file_actions_init(&files);
+    posix_spawn_file_actions_addopen(&files, 0, input, O_RDONLY, 0);
+    posix_spawn_file_actions_addopen(&files, 1, output, O_WRONLY | O_CREAT | O_TRUNC, 0600);
+    if ((errno = posix_spawnp(&child, arguments[0], &files, NULL, arguments, environ)))
         die("%s", arguments[0]);
     if (waitpid(child, &status, 0) < 0 || status)
         die("%s: status %d", arguments[0], status);
-    posix_spawn_file_actions_destroy(&quiet);
+    posix_spawn_file_actions_destroy(&files);
 }
 
 /* Endpoints by the number: names, addresses and namespaces count up; `make`: the namespaces too. */
@@ -315,7 +316,7 @@ static void build(const char *master, const char *directory, const char *first, 
 }
 
 static int obeyed(char *line) {
-    char a[64], b[64], c[256], d[64], e[64], f[64];
+    char a[64], b[64], c[256], d[256], e[64], f[64];
     int n, m, k, make;
     if (sscanf(line, "bridge %63s %63s %d", a, b, &n) == 3)
         bridge(a, inet_addr(b), n);
@@ -332,7 +333,11 @@ static int obeyed(char *line) {
     else if (sscanf(line, "element %63s %63s %63s %d %d %63s %d", a, b, d, &n, &m, e, &k) == 7)
         element(!strcmp(a, "add"), b, d, n, m, inet_addr(e), k);
     else if (!strncmp(line, "run ", 4))
-        run(line + 4);
+        run("/dev/null", "/dev/null", line + 4);
+    else if (sscanf(line, "pipe %255s %255s %n", c, d, &n) == 2)
+        run(c, d, line + n);
+    else if (sscanf(line, "set %63s %255s", a, c) == 2)
+        setenv(a, c, 1);
     else if (!strcmp(line, "conntrack"))
         dump_conntrack();
     else

@@ -20,13 +20,23 @@ class Missing(Exception):
 @cache
 def binary():
     """The compiled program. Raises Missing."""
+    return _compiled()
+
+
+@cache
+def static_binary():
+    """The same without any library, for a container of its own. Raises Missing."""
+    return _compiled("-static")
+
+
+def _compiled(*flags):
     compiler = shutil.which("cc")
     if compiler is None:
         raise Missing("no C compiler (cc): rows are without their floor")
     directory = tempfile.mkdtemp(prefix="bridgehead-floor-")
     atexit.register(shutil.rmtree, directory, ignore_errors=True)
     made = Path(directory) / "floor"
-    done = subprocess.run([compiler, "-O2", "-o", made, _SOURCE], capture_output=True, text=True, check=False)
+    done = subprocess.run([compiler, "-O2", *flags, "-o", made, _SOURCE], capture_output=True, text=True, check=False)
     if done.returncode:
         raise Missing(f"{compiler} does not compile floor.c (are the kernel's headers there?): {done.stderr[:300]}")
     return str(made)

@@ -61,6 +61,9 @@ class Ground:
         """Entered, and left at the end."""
         return self._stack.enter_context(context)
 
+    def on_exit(self, work):
+        self._stack.callback(work)
+
     def directory(self):
         """One on a disk, for files."""
         made = disk()

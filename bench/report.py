@@ -5,6 +5,8 @@ import os
 import platform
 from pathlib import Path
 
+from bench.bars import bars
+from bench.picture import svg
 from bench.site import filesystem
 
 BEGIN, END = "<!-- made by `make bench` -->", "<!-- end -->"
@@ -133,3 +135,4 @@ def write(where, results):
     """performance.json, and the picture."""
     where.mkdir(parents=True, exist_ok=True)
     (where / "performance.json").write_text(figures(results))
+    (where / "performance.svg").write_text(svg(bars(results)))

@@ -1,9 +1,20 @@
 """All benchmarks, in the order they run: the last ones take down what the others share."""
 
-from bench import burst, endpoints, events, healing, memory, portmaps, reading, starting
+from bench import burst, comparing, endpoints, events, healing, memory, portmaps, reading, starting
 from bench.registry import bench
 
-__all__ = ["BENCHES", "burst", "endpoints", "events", "healing", "memory", "portmaps", "reading", "starting"]
+__all__ = [
+    "BENCHES",
+    "burst",
+    "comparing",
+    "endpoints",
+    "events",
+    "healing",
+    "memory",
+    "portmaps",
+    "reading",
+    "starting",
+]
 
 _ORDER = (
     "endpoint",
@@ -14,6 +25,7 @@ _ORDER = (
     "reads",
     "memory",
     "storm",
+    "peers",
     "start",
     "busy",
     "healing-iptables",

@@ -115,8 +115,7 @@ def _plain(one):
     status = one["status"]
     assert bool(status["message"]) == (status["state"] != "ready"), status
     hidden = {"id", "created_at", "updated_at", "status"}
-    shown = {name: value for name, value in one.items() if name not in hidden} | {"state": status["state"]}
-    return shown if not status["message"] else shown | {"message": status["message"]}
+    return {name: value for name, value in one.items() if name not in hidden} | {"state": status["state"]}
 
 
 # --- the kernel

@@ -273,12 +273,11 @@ def damages(firewall):
 
 def while_down(name, harm):
     """The same while no daemon runs. What was damaged before cannot be damaged again."""
-    if name == "namespace deleted":
-        return partial(harm, daemon_runs=False)
+    made = partial(harm, daemon_runs=False) if name == "namespace deleted" else harm
 
     def tried(world, sandbox, pick):
         try:
-            return harm(world, sandbox, pick)
+            return made(world, sandbox, pick)
         except (CalledProcessError, KernelRefused, FileNotFoundError):
             return False
 

@@ -134,14 +134,14 @@ class Healer:
         return (self._heal_keys(more) if more else True) and not refused
 
     def _widened(self, keys: Collection[Key]) -> list[Key]:
-        """With what stands or falls with them: a namespace's routes with its endpoints."""
+        """With what stands or falls with them: a namespace's routes with all its endpoints, whose they are."""
         found = dict.fromkeys(keys)
         for kind, identity in keys:
-            if kind == "namespace":
-                found |= dict.fromkeys(("endpoint", one.id) for one in self._store.endpoints_in(identity))
             endpoint = self._store.endpoint_by_id(identity) if kind == "endpoint" else None
-            if endpoint is not None:
-                found[("namespace", endpoint.namespace_key)] = None
+            namespace = endpoint.namespace_key if endpoint is not None else identity
+            if endpoint is not None or kind == "namespace":
+                found[("namespace", namespace)] = None
+                found |= dict.fromkeys(("endpoint", one.id) for one in self._store.endpoints_in(namespace))
         return list(found)
 
     def _endpoints_of(self, network_ids: Collection[str]) -> set[Key]:

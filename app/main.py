@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import gc
 import logging
 import ssl
@@ -27,7 +26,7 @@ from app.api.middleware import Admission, BodyLimit, Client, RateLimit, holder, 
 from app.firewall.nfnetlink import nf_tables_loaded
 from app.firewall.nft_foreign import OUR_TABLE
 from app.firewall.selection import open_firewall
-from app.host import auditlog, claim, listeners, privileges, serve, tls
+from app.host import auditlog, claim, heap, listeners, privileges, serve, tls
 from app.host.tokens import TokenStore
 from app.kernel.linux import LinuxKernel
 from app.model.errors import BridgeheadError, StartupError
@@ -96,19 +95,9 @@ def _limited(application: ASGIApp, client: Client, settings: Settings) -> ASGIAp
     return RateLimit(application, client, settings.rate, max(1, int(2 * settings.rate)))
 
 
-_M_ARENA_MAX = -8
-
-
-def _share_one_heap() -> None:
-    """Threads of Python run one at a time: an arena for each of them is memory for nothing (mallopt(3))."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc's
-    if mallopt is not None:
-        mallopt(_M_ARENA_MAX, 1)
-
-
 def run(settings: Settings) -> int:
     """Serves until SIGTERM or SIGINT; the exit status. What keeps it from starting is one line on stderr."""
-    _share_one_heap()
+    heap.share_one()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     for chatty in ("uvicorn", "alembic"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
@@ -156,13 +145,15 @@ def _start_worker(settings: Settings, engine: Engine, stack: contextlib.ExitStac
     catalog = Catalog()
     worker = Worker(_parts(settings, engine, catalog))
     monitor = Monitor(worker.watchlist, worker.report, rules=OUR_TABLE, nf_tables_loaded=nf_tables_loaded)
-    monitor.start()
-    stack.callback(monitor.stop)
     try:
+        monitor.start()
+        stack.callback(monitor.stop)
         worker.start()
+        stack.callback(worker.stop)
     except BridgeheadError as failure:
         raise StartupError(failure.detail) from failure
-    stack.callback(worker.stop)
+    except OSError as refusal:
+        raise StartupError(f"the kernel's events cannot be heard: {refusal.strerror or refusal}") from refusal
     return Backend(catalog, worker, lambda: is_writable(engine), worker.firewall, lambda: export(engine)), worker
 
 
@@ -193,6 +184,7 @@ def _parts(settings: Settings, engine: Engine, catalog: Catalog) -> Parts:
         make_firewall=lambda: open_firewall(settings.firewall),
         pools=settings.pools,
         resync_seconds=settings.resync,
+        fast_repairs=settings.fast_repairs,
     )
 
 

@@ -13,20 +13,20 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from app.host import unixdiag
+from app.host.privileges import REQUIRED
 from app.model.errors import StartupError
 
 log = logging.getLogger("bridgehead")
 
 _NAMESPACE_LOCK = "\0bridgehead"
 """An abstract unix socket belongs to its network namespace, and goes with its process."""
-_CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_NET_RAW": 13, "CAP_SYS_ADMIN": 21}
 
 
 def require_capabilities() -> None:
     """Raises StartupError without the rights to change the network, naming those that are missing."""
     status = Path("/proc/self/status").read_text()
     effective = next((line.split()[1] for line in status.splitlines() if line.startswith("CapEff:")), "0")
-    missing = [name for name, bit in _CAPABILITIES.items() if not int(effective, 16) >> bit & 1]
+    missing = [name for name, bit in REQUIRED.items() if not int(effective, 16) >> bit & 1]
     if missing:
         raise StartupError(f"must be started as root, with the capabilities {', '.join(missing)}")
 

@@ -25,6 +25,7 @@ from app.model.host import FirewallReport, HostFacts
 from app.model.spec import IPNetwork
 from app.model.state import ItemKey
 from app.reconcile.batch import Job, Requests, Service
+from app.reconcile.brake import FAST_REPAIRS, Brake
 from app.reconcile.executor import Executor
 from app.reconcile.healer import Healer
 from app.reconcile.render import Subject
@@ -63,6 +64,7 @@ class Parts:
     make_firewall: Callable[[], Firewall]
     pools: tuple[tuple[IPNetwork, int], ...]
     resync_seconds: float = 60.0
+    fast_repairs: int = FAST_REPAIRS
 
 
 class Worker:
@@ -171,7 +173,8 @@ class Worker:
         self._executor = Executor(self._kernel, self._firewall)
         engine, catalog, kernel, watchlist = parts.engine, parts.catalog, self._kernel, self.watchlist
         self._requests = Requests(engine, catalog, parts.pools, kernel, self._executor, watchlist)
-        self._healer = Healer(engine, catalog, kernel, self._firewall, self._executor, self._requests, watchlist)
+        brake = Brake(parts.resync_seconds, parts.fast_repairs)
+        self._healer = Healer(engine, catalog, kernel, self._firewall, self._executor, self._requests, watchlist, brake)
         self._opened.set_result(None)
         last = False
         while not last:

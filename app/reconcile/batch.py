@@ -12,6 +12,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 from sqlmodel import Session
 
+from app.model.access import Principal
 from app.model.contracts import Kernel
 from app.model.errors import BridgeheadError, Forbidden
 from app.model.ops import Op
@@ -75,7 +76,8 @@ class Requests:
 
     applied: the state reached, by key. stale: a full pass is due, for something could not be left as it
     should be. lacking: what was refused of other objects than those that were asked for. dead: endpoints
-    whose namespace is gone, by id, and how, as of the last look.
+    whose namespace is gone, by id, and how, as of the last look. unsure: what a commit that failed was about, and who
+    asked: whether it was written all the same is seen by reading.
     """
 
     def __init__(
@@ -96,6 +98,7 @@ class Requests:
         self.dead: dict[str, str] = {}
         self.applied: Applied = {}
         self.stale = False
+        self.unsure: dict[Key, Principal] = {}
         self.lacking: set[ItemKey] = set()
 
     def run(self, jobs: list[Job]) -> list[Job]:
@@ -203,6 +206,7 @@ class Requests:
         """The kernel goes back to what is stored, and everybody gets the failure but those that are tried again."""
         for one in reversed(done):
             self._undo(one.outcome, one.former)
+            self.unsure |= dict.fromkeys(one.rendered, one.change.by)
         for job in jobs:
             if not any(job is other for other in again):
                 job.refuse(failure)

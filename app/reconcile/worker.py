@@ -19,6 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlmodel import Session
 
 from app.firewall.protocol import Firewall, report_of
+from app.model.access import DAEMON
 from app.model.contracts import Kernel
 from app.model.errors import BridgeheadError, ShuttingDown
 from app.model.host import FirewallReport, HostFacts
@@ -30,7 +31,9 @@ from app.reconcile.executor import Executor
 from app.reconcile.healer import Healer
 from app.reconcile.render import Subject
 from app.reconcile.watchlist import Findings, Watchlist
+from app.services import audit
 from app.services.catalog import Catalog
+from app.services.context import Key, Object
 from app.services.replies import Once, Reply
 from app.store.repository import Repository
 from app.store.session import store_failed
@@ -238,11 +241,11 @@ class Worker:
 
     # --- healing
 
-    def _fill_catalog(self) -> None:
-        """Shows what is stored, at the start with no status yet. Raises StoreFailed."""
+    def _fill_catalog(self) -> list[tuple[Key, Object | None, Object | None]]:
+        """Shows what is stored, at the start with no status yet; what changed by it. Raises StoreFailed."""
         try:
             with Session(self._parts.engine, expire_on_commit=False) as session:
-                self._parts.catalog.fill(Repository(session))
+                return self._parts.catalog.fill(Repository(session))
         except SQLAlchemyError as failure:
             raise store_failed(failure) from failure
 
@@ -269,7 +272,7 @@ class Worker:
         self._requests.lacking.clear()
         try:
             if stale:
-                self._fill_catalog()  # whether a commit that failed was one is known by reading only
+                self._read_again()
             lacking = self._healer.full_pass()
             self._passed.set()
             if self._executor.stuck:
@@ -282,6 +285,13 @@ class Worker:
             lacking = frozenset({("pass",)})
         self._requests.stale |= stale and ("pass",) in lacking
         self._schedule(lacking)
+
+    def _read_again(self) -> None:
+        """Whether a commit that failed was one is known by reading only. Raises StoreFailed."""
+        words = "its commit was reported as failed, and found written"
+        for key, before, after in self._fill_catalog():
+            audit.changed(self._requests.unsure.get(key, DAEMON), key, before, after, words)
+        self._requests.unsure.clear()
 
     def _schedule(self, lacking: frozenset[ItemKey]) -> None:
         """Soon where something is lacking, later and later where it is the same as before."""

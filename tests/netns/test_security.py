@@ -340,6 +340,17 @@ def test_client_certificates(sandbox, certificates):
         token = (daemon.state_dir / "token").read_text().strip()
         assert asked(sandbox, token=token, context=trusting(certificates, "client"))[0] == 200
         assert asked(sandbox, token="wrong", context=trusting(certificates, "client"))[0] == 401
+        for one in (token, "wrong"):
+            asked(sandbox, "/networks/none", one, method="DELETE", context=trusting(certificates, "client"))
+        lines = [
+            json.loads(line.partition("bridgehead.audit: ")[2])
+            for line in daemon.log().splitlines()
+            if "not_found" in line or "unauthorized" in line
+        ]
+        assert [line["who"] for line in lines] == [
+            "token default, certificate CN=client",
+            "address 127.0.0.1, certificate CN=client",
+        ]
         for client in ("", "stranger"):
             with pytest.raises((OSError, IndexError)):  # TLS 1.3 says so after the handshake, or closes
                 asked(sandbox, token=token, context=trusting(certificates, client))

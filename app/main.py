@@ -38,7 +38,7 @@ from app.services.catalog import Catalog
 from app.services.document import Document
 from app.settings import Settings
 from app.store.repository import Repository
-from app.store.session import is_writable, open_database, snapshot
+from app.store.session import database_path, is_writable, open_database, snapshot
 
 log = logging.getLogger("bridgehead")
 
@@ -112,6 +112,7 @@ def run(settings: Settings) -> int:
 
 def _serve(settings: Settings, stack: contextlib.ExitStack) -> None:
     claim.require_capabilities()
+    _check_database(settings)
     stack.enter_context(claim.namespace())
     bound = stack.enter_context(_listening(settings))
     stack.enter_context(claim.state_dir(Path(settings.state_dir)))
@@ -138,6 +139,13 @@ def _serve(settings: Settings, stack: contextlib.ExitStack) -> None:
     gc.freeze()
     uvloop.run(serve.run(served, _vital(backend, worker)))
     log.info("stopping: networks stay up")
+
+
+def _check_database(settings: Settings) -> None:
+    """Before anything is made for a daemon that will not start. Raises StartupError."""
+    place = Path(database_path(settings.database_url)).absolute().parent
+    if not place.is_dir() and place != Path(settings.state_dir).absolute():
+        raise StartupError(f"database '{settings.database_url}': {place} is no directory; make it, or name another")
 
 
 def _start_worker(settings: Settings, engine: Engine, stack: contextlib.ExitStack) -> tuple[Backend, Worker]:

@@ -18,6 +18,8 @@ from app.model.errors import StartupError
 
 log = logging.getLogger("bridgehead")
 
+_OURS = frozenset({"lock", "token", "bridgehead.db"})
+"""Files by which a state directory is known, whatever its mode."""
 _NAMESPACE_LOCK = "\0bridgehead"
 """An abstract unix socket belongs to its network namespace, and goes with its process."""
 
@@ -33,8 +35,9 @@ def require_capabilities() -> None:
 
 @contextmanager
 def state_dir(path: Path) -> Iterator[None]:
-    """Makes the directory, mode 0700, and holds it. Raises StartupError."""
+    """Makes the directory, mode 0700, and holds it. Raises StartupError, where it is somebody else's too."""
     try:
+        _refuse_foreign(path)
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as refusal:
@@ -53,6 +56,18 @@ def state_dir(path: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def _refuse_foreign(path: Path) -> None:
+    """Raises StartupError for a directory that others use: it would be closed to them. Raises OSError."""
+    if not path.is_dir() or not path.stat().st_mode & 0o077:
+        return
+    there = {one.name for one in path.iterdir()}
+    if there and there.isdisjoint(_OURS):
+        raise StartupError(
+            f"state directory {path} holds other files, such as '{min(there)}', and is open to other users, whom the "
+            "daemon would lock out: give it a directory of its own"
+        )
 
 
 @contextmanager

@@ -5,13 +5,18 @@ Gratuitous ARP (RFC 826, RFC 5227 section 3) and the unsolicited neighbour adver
 
 from __future__ import annotations
 
+import logging
 import socket
 import struct
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from ipaddress import IPv6Address
 
 from app.model.state import IPInterface
 
+log = logging.getLogger("bridgehead.kernel")
+
+_THREADS = 16
 _ETH_P_ARP, _ARP_REQUEST, _HTYPE_ETHER, _ETH_P_IP, _ETH_P_IPV6 = 0x0806, 1, 1, 0x0800, 0x86DD
 _BROADCAST = b"\xff" * 6
 _ALL_NODES = IPv6Address("ff02::1").packed
@@ -45,6 +50,49 @@ def unsolicited_advertisement(mac: str, address: IPInterface, *, router: bool = 
     # version 6, hop limit 255: RFC 4861 has receivers drop any other
     header = struct.pack("!IHBB", 6 << 28, len(icmp), socket.IPPROTO_ICMPV6, 255) + packed + _ALL_NODES
     return _ALL_NODES_MAC + hardware + struct.pack("!H", _ETH_P_IPV6) + header + icmp
+
+
+class Announcer:
+    """Sends announcements and closes their sockets, on threads of its own: nobody waits for either.
+
+    A bridge hands an announcement to each of its ports before the sender may go on, and closing a packet socket
+    waits for an RCU grace period, 16 ms.
+    """
+
+    def __init__(self) -> None:
+        # those that wait for a grace period at the same time wait together
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="announcer")
+
+    def close(self) -> None:
+        """Waits for what is under way."""
+        self._threads.shutdown()
+
+    def submit(
+        self,
+        sender: socket.socket,
+        ifname: str,
+        mac: str,
+        addresses: Iterable[IPInterface],
+        *,
+        router: bool = False,
+    ) -> None:
+        """Sends one announcement for each address, out of an interface that is up, and closes the socket."""
+        self._threads.submit(_announce_and_close, sender, ifname, mac, addresses, router=router)
+
+    def discard(self, sender: socket.socket) -> None:
+        """Closes a socket by which nothing was sent."""
+        self._threads.submit(sender.close)
+
+
+def _announce_and_close(
+    sender: socket.socket, ifname: str, mac: str, addresses: Iterable[IPInterface], *, router: bool
+) -> None:
+    with sender:
+        try:
+            announce(sender, ifname, mac, addresses, router=router)
+        except OSError as failure:
+            # the link may be gone by now; its neighbours learn in time
+            log.warning("the addresses of %s are not announced: %s", ifname, failure)
 
 
 def announce(

@@ -75,16 +75,23 @@ def path_of(ref: NetnsRef) -> str:
 @contextmanager
 def opened(ref: NetnsRef) -> Iterator[int]:
     """A descriptor of the namespace, closed again at the end. Raises NamespaceMissing with the reason."""
+    descriptor = open_namespace(ref)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def open_namespace(ref: NetnsRef) -> int:
+    """A descriptor of the namespace, which the caller closes. Raises NamespaceMissing with the reason."""
     if ref.kind is NetnsKind.PID and start_time(int(ref.value)) != ref.start_time:
         raise NamespaceMissing(f"process {ref.value} has ended, and another has its number now")
     path = path_of(ref)
     descriptor = _open_regular(ref, path)
-    try:
-        if not _is_netns(descriptor):
-            raise NamespaceMissing(f"{path} is there, but it is not a network namespace")
-        yield descriptor
-    finally:
-        os.close(descriptor)
+    if _is_netns(descriptor):
+        return descriptor
+    os.close(descriptor)
+    raise NamespaceMissing(f"{path} is there, but it is not a network namespace")
 
 
 def _open_regular(ref: NetnsRef, path: str) -> int:
@@ -152,13 +159,11 @@ class KnownNamespaces:
     def remember(self, descriptor: int, ref: NetnsRef, key: str) -> None:
         self._known[identity(descriptor)] = (ref, key)
 
-    def key_of(self, ref: NetnsRef) -> str | None:
-        """None where we were not, as far as we know. Raises NamespaceMissing."""
-        with opened(ref) as descriptor:
-            wanted = identity(descriptor)
+    def key_of(self, ref: NetnsRef, wanted: Identity) -> str | None:
+        """None where we were not, as far as we know. ref: what leads there now."""
         known = self._known.get(wanted)
-        if known is None:
-            return None
+        if known is None or known[0] == ref:
+            return known[1] if known else None
         try:
             with opened(known[0]) as descriptor:
                 if identity(descriptor) == wanted:
@@ -222,7 +227,6 @@ class Namespaces:
                     "veth0",
                     master=bridge.index,
                     mtu=1500,
-                    alias="probe",
                     peer="veth1",
                     peer_mac=_PROBE_MAC,
                     peer_netns=own,
@@ -234,8 +238,14 @@ class Namespaces:
 
     def exists(self, name: str) -> bool:
         """Whether anything but a placeholder of ours stands at the name."""
+        try:
+            status = os.lstat(f"{RUN_NETNS}/{name}")
+        except FileNotFoundError:
+            return False
+        except OSError:
+            return True
         # a link to nowhere, or to where we may not look, keeps a namespace from being mounted there too
-        return os.path.lexists(RUN_NETNS / name) and not self._is_placeholder(name)
+        return status.st_dev == self.host_identity[0] or not self._is_placeholder(name)
 
     @staticmethod
     def _is_placeholder(name: str) -> bool:
@@ -318,22 +328,25 @@ class Namespaces:
     def owner(self, name: str) -> str | None:
         """The id in the mark of a namespace that a daemon of this host made; None for any other."""
         try:
-            with opened(NetnsRef(NetnsKind.NAME, name)) as descriptor:
-                if identity(descriptor) == self.host_identity:
-                    return None
-                with self.rtnl(descriptor, name) as rtnl:
-                    lo = rtnl.link("lo")
-                    owner = owner_of(lo.alias) if lo else None
-                    if owner is None:
-                        return None
-                    foreign = rtnl.nsid_of(self.host) is None and bool(rtnl.nsids())
-                    return None if foreign else owner
+            with opened(NetnsRef(NetnsKind.NAME, name)) as descriptor, self.rtnl(descriptor, name) as rtnl:
+                return self.owner_at(identity(descriptor), rtnl)
         except NamespaceMissing:
             return None
 
-    def note_maker(self, name: str) -> None:
+    def owner_at(self, place: Identity, rtnl: Rtnl) -> str | None:
+        """The same of a namespace that is open, by a socket in it."""
+        if place == self.host_identity:
+            return None
+        link, nsid = rtnl.mark(self.host)
+        owner = owner_of(link.alias) if link else None
+        if owner is None:
+            return None
+        foreign = nsid is None and bool(rtnl.nsids())
+        return None if foreign else owner
+
+    def note_maker(self, name: str, owner: str | None) -> None:
         """Takes note of whether a namespace that is there is ours or another's."""
-        if self.owner(name) is None:
+        if owner is None:
             self.others.add(name)
         else:
             self.others.discard(name)

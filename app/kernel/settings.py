@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from app.kernel import sysctl
+from app.model.errors import KernelRefused
 
 _IPV6 = {
     # nobody's router advertisement counts here, and an address is usable at once
@@ -21,8 +22,12 @@ def set_ipv6(ifname: str, *, on: bool) -> None:
     """IPv6 as on a link that has a subnet for it; off without. A kernel without IPv6 has nothing to turn off."""
     for key, value in (_IPV6 if on else {"disable_ipv6": "1"}).items():
         path = f"net/ipv6/conf/{ifname}/{key}"
-        if sysctl.read(path) not in (None, value):
+        try:
             sysctl.write(path, value)
+        except KernelRefused:
+            # not there; or read-only, and as it should be
+            if sysctl.read(path) not in (None, value):
+                raise
 
 
 def ipv6_is_on(ifname: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import logging
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
@@ -15,21 +16,30 @@ from app.model.errors import KernelRefused
 log = logging.getLogger("bridgehead.kernel")
 
 ROOT = Path("/proc/sys")
+_LONGEST = 4096
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 def read(path: str) -> str | None:
     """The setting's value in the calling thread's namespace, None where the kernel has no such setting."""
     try:
-        return (ROOT / path).read_text().strip()
+        descriptor = os.open(f"{ROOT}/{path}", os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return None
+    try:
+        return os.read(descriptor, _LONGEST).decode().strip()
+    finally:
+        os.close(descriptor)
 
 
 def write(path: str, value: str) -> None:
     """Raises KernelRefused."""
     try:
-        (ROOT / path).write_text(value)
+        descriptor = os.open(f"{ROOT}/{path}", os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(descriptor, value.encode())
+        finally:
+            os.close(descriptor)
     except OSError as refusal:
         asked = f"sysctl -w {path.replace('/', '.')}={value}"
         raise KernelRefused(refusal.errno or errno.EIO, asked) from refusal

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from app.kernel.announce import Announcer
 from app.kernel.mirror import HostMirror
 from app.kernel.namespaces import KnownNamespaces, Namespaces
 from app.kernel.netlink import Rtnl
-from app.kernel.parse import Link, Route
+from app.kernel.parse import Link, Port, Route
 from app.kernel.settings import loosen_filter, set_ipv6
 from app.kernel.visits import Place, Visits
 from app.kernel.wire import BR_STATE_FORWARDING, ROUTE_PROTOCOL
@@ -54,6 +55,10 @@ class Links:
         self._visits = visits
         self._known = known
         self._announcer = announcer
+        self._net = sysctl.open_net()
+
+    def close(self) -> None:
+        os.close(self._net)
 
     # --- marks
 
@@ -153,10 +158,10 @@ class Links:
             )
             with self._undone(index):
                 # its options with its being up, or before: no frame passes without them
-                set_ipv6(item.host_ifname, on=False)
+                set_ipv6(item.host_ifname, on=False, net=self._net)
                 self._set_up_port(item, index, alias(item.owner))
                 self._set_up_inside(item, place, peer)
-                _check_port(item, self._await_forwarding(index, item.host_ifname))
+                self._await_forwarding(item, index)
                 place.announce(item.ifname, item.mac, item.addresses)
             self._known.remember(place.descriptor, item.netns, item.namespace_key)
 
@@ -178,14 +183,15 @@ class Links:
         wanted = {name: value for name, value in options.items() if value != (name == "learning")}
         self._rtnl.change_all([messages.set_link(index, up=True, port=wanted, alias=mark)])
 
-    def _await_forwarding(self, index: int, name: str) -> Link:
+    def _await_forwarding(self, item: Attachment, index: int) -> None:
+        """Of a port that is up. Raises KernelRefused where it never does, or has not the options that it should."""
         deadline = time.monotonic() + _PORT_TIMEOUT
         while True:
-            link = self._rtnl.link(index=index)
-            if link is not None and link.port_state == BR_STATE_FORWARDING:
-                return link
-            if link is None or time.monotonic() > deadline:
-                raise KernelRefused(errno.ETIMEDOUT, f"bridge link set dev {name} state forwarding")
+            port = self._rtnl.port(index)
+            if port is not None and port.state == BR_STATE_FORWARDING:
+                return _check_port(item, port)
+            if port is None or time.monotonic() > deadline:
+                raise KernelRefused(errno.ETIMEDOUT, f"bridge link set dev {item.host_ifname} state forwarding")
             time.sleep(0.0001)
 
     def _change_attachment(self, before: Attachment, after: Attachment) -> None:
@@ -290,8 +296,9 @@ def _default_routes(inner: Rtnl, version: Version) -> list[Route]:
 def _prepare_inside(item: Attachment, place: Place) -> None:
     """The settings of the endpoint's end, and the sockets that see to the rest of it."""
     with place.inside():
-        set_ipv6(item.ifname, on=item.ipv6)
-        loosen_filter(item.ifname)
+        net = place.net()
+        set_ipv6(item.ifname, on=item.ipv6, net=net)
+        loosen_filter(item.ifname, net)
         place.prepare_announcement()
 
 
@@ -304,7 +311,7 @@ def _held_options(link: Link) -> dict[str, bool]:
     return {"hairpin": link.hairpin, "isolated": link.isolated, "learning": link.learning, "locked": link.locked}
 
 
-def _check_port(item: Attachment, link: Link) -> None:
+def _check_port(item: Attachment, link: Link | Port) -> None:
     """An older kernel passes over options that it does not know."""
     for name, wanted, got in (("locked", item.locked, link.locked), ("isolated", item.isolated, link.isolated)):
         if wanted and not got:

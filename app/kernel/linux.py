@@ -65,6 +65,7 @@ class LinuxKernel:
         ports.raise_descriptor_limit()
 
     def close(self) -> None:
+        self._links.close()
         self._announcer.close()
         self._ports.close()
         self._mirror.close()

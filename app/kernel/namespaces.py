@@ -20,6 +20,7 @@ from app.model.spec import NetnsKind, NetnsRef
 RUN_NETNS = Path("/run/netns")
 SELF_NETNS = "/proc/thread-self/ns/net"
 _NS_GET_USERNS, _NS_GET_NSTYPE, _NS_GET_OWNER_UID = 0xB701, 0xB703, 0xB704
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 _PROBE_MAC = "02:00:00:00:00:01"
 
 Identity = tuple[int, int]
@@ -87,14 +88,24 @@ def open_namespace(ref: NetnsRef) -> int:
     if ref.kind is NetnsKind.PID and start_time(int(ref.value)) != ref.start_time:
         raise NamespaceMissing(f"process {ref.value} has ended, and another has its number now")
     path = path_of(ref)
-    descriptor = _open_regular(ref, path)
+    descriptor = _open_user_s(ref, path) if ref.kind is NetnsKind.PATH else _open_ours(ref, path)
     if _is_netns(descriptor):
         return descriptor
     os.close(descriptor)
     raise NamespaceMissing(f"{path} is there, but it is not a network namespace")
 
 
-def _open_regular(ref: NetnsRef, path: str) -> int:
+def _open_ours(ref: NetnsRef, path: str) -> int:
+    """A descriptor of a regular file where nobody but root can put another in its place."""
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise NamespaceMissing(f"{path} is there, but it is not a network namespace")
+        return os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as refusal:
+        raise NamespaceMissing(f"{ref} cannot be opened at {path}: {refusal.strerror}") from None
+
+
+def _open_user_s(ref: NetnsRef, path: str) -> int:
     """A descriptor of a regular file, which a namespace's is; opening a user's device or FIFO would have effects."""
     try:
         place = os.open(path, os.O_PATH | os.O_CLOEXEC)
@@ -136,6 +147,19 @@ def _held_below(directory: Path) -> Iterator[list[int]]:
     finally:
         for descriptor in held:
             os.close(descriptor)
+
+
+def _mount_of(directory: Path) -> str | None:
+    """What tells the mount apart that a directory is in (proc(5), fdinfo); None where it is missing."""
+    try:
+        descriptor = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        with open(f"/proc/thread-self/fdinfo/{descriptor}", encoding="ascii") as lines:
+            return next((line for line in lines if line.startswith("mnt_id:")), None)
+    finally:
+        os.close(descriptor)
 
 
 def _is_shared(path: Path) -> bool:
@@ -184,6 +208,7 @@ class Namespaces:
         self.others: set[str] = set()
         self.host = os.open(SELF_NETNS, os.O_RDONLY | os.O_CLOEXEC)
         self.host_identity = identity(self.host)
+        self._shared: str | None = None
 
     def close(self) -> None:
         os.close(self.host)
@@ -267,10 +292,14 @@ class Namespaces:
         target = RUN_NETNS / name
         try:
             self._share_directory()
-            if self._is_placeholder(name):
+            try:
+                placeholder = os.open(target, _NEW_FILE, 0o444)
+            except FileExistsError:
+                if not self._is_placeholder(name):
+                    raise
                 target.unlink()
+                placeholder = os.open(target, _NEW_FILE, 0o444)
             # the mark is for the case that we are killed before the mount hides it
-            placeholder = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o444)
             os.write(placeholder, alias(owner).encode())
             os.close(placeholder)
         except OSError as refusal:
@@ -291,13 +320,15 @@ class Namespaces:
     def _mark(self, name: str, owner: str) -> None:
         """`lo` carries the alias; the nsid of our host tells which daemon's namespace this is."""
         with Rtnl(name) as rtnl:
-            rtnl.assign_nsid(self.host)
-            lo = rtnl.require("lo")
-            rtnl.set_link(lo.index, up=True, alias=alias(owner))
+            rtnl.put_mark(self.host, alias(owner))
 
-    @staticmethod
-    def _share_directory() -> None:
-        """Like ip-netns(8): names are to be seen in every mount namespace, whoever makes them first."""
+    def _share_directory(self) -> None:
+        """Like ip-netns(8): names are to be seen in every mount namespace, whoever makes them first.
+
+        Once for each mount that is there: it takes as long as there are names.
+        """
+        if self._shared is not None and _mount_of(RUN_NETNS) == self._shared:
+            return
         RUN_NETNS.mkdir(mode=0o755, parents=True, exist_ok=True)
         try:
             libc.mount("", str(RUN_NETNS), "none", libc.MS_SHARED | libc.MS_REC)
@@ -309,6 +340,7 @@ class Namespaces:
                 libc.mount("", str(RUN_NETNS), "none", libc.MS_SHARED | libc.MS_REC)
                 for descriptor in held:
                     libc.umount(f"/proc/thread-self/fd/{descriptor}")
+        self._shared = _mount_of(RUN_NETNS)
 
     def delete(self, name: str) -> bool:
         """Removes a namespace that we made; False where it is gone, or not ours."""
@@ -337,8 +369,8 @@ class Namespaces:
         """The same of a namespace that is open, by a socket in it."""
         if place == self.host_identity:
             return None
-        link, nsid = rtnl.mark(self.host)
-        owner = owner_of(link.alias) if link else None
+        mark, nsid = rtnl.mark(self.host)
+        owner = owner_of(mark)
         if owner is None:
             return None
         foreign = nsid is None and bool(rtnl.nsids())

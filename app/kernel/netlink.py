@@ -16,12 +16,15 @@ from pyroute2.netlink.rtnl.rtmsg import rtmsg
 from app.kernel import messages
 from app.kernel.parse import (
     Link,
+    Port,
     Route,
     parse_address,
+    parse_alias,
     parse_link,
     parse_nsid,
     parse_own_loopback,
     parse_pair,
+    parse_port,
     parse_route,
     parse_static_fdb,
 )
@@ -57,7 +60,6 @@ from app.kernel.wire import (
     RTM_NEWROUTE,
     RTN_LOCAL,
     RTN_UNICAST,
-    Answer,
     Message,
     Netlink,
     Packed,
@@ -69,6 +71,7 @@ from app.model.spec import IPAddress, Version
 from app.model.state import IPInterface
 
 _NDA_LLADDR = 2
+_LO = 1  # LOOPBACK_IFINDEX, net/net_namespace.h
 _CONNECTED_METRIC = 256  # IP6_RT_PRIO_ADDRCONF, linux/ipv6_route.h
 _LOOPBACK_METRIC = 4096
 """Behind that of lo's own route, by which the host's processes reach ::1."""
@@ -104,15 +107,21 @@ class Rtnl(Netlink):
 
     def link(self, name: str = "", index: int = 0) -> Link | None:
         """One link by name or index, None where there is none."""
-        return self._found(self.ask_all([messages.get_link(name, index)])[0])
+        raw = self._found(messages.get_link(name, index))
+        return None if raw is None else parse_link(raw)
 
-    @staticmethod
-    def _found(answer: Answer) -> Link | None:
+    def port(self, index: int) -> Port | None:
+        """A link as a bridge port, None where there is none: at less cost than `link`."""
+        raw = self._found(messages.get_link(index=index))
+        return None if raw is None else parse_port(raw)
+
+    def _found(self, request: Request) -> bytes | None:
+        answer = self.ask_all([request])[0]
         if isinstance(answer, KernelRefused):
             if answer.errno == errno.ENODEV:
                 return None
             raise answer
-        return parse_link(answer[0])
+        return answer[0]
 
     def require(self, name: str) -> Link:
         """One link by name. Raises KernelRefused ENODEV where there is none."""
@@ -307,18 +316,17 @@ class Rtnl(Netlink):
         """The id that this namespace gave to the namespace behind a file descriptor, None for none."""
         return parse_nsid(self.change_all([messages.get_nsid(netns)])[0][0])
 
-    def mark(self, netns: int) -> tuple[Link | None, int | None]:
-        """This namespace's `lo`, and the id that it gave to the namespace behind a file descriptor: one question."""
-        lo, nsid = self.ask_all([messages.get_link("lo"), messages.get_nsid(netns)])
-        if isinstance(nsid, KernelRefused):
-            raise nsid
-        return self._found(lo), parse_nsid(nsid[0])
+    def mark(self, netns: int) -> tuple[str | None, int | None]:
+        """The alias of this namespace's `lo`, and the id that it gave to the one behind a file descriptor."""
+        lo, nsid = self.change_all([messages.get_link("lo"), messages.get_nsid(netns)])
+        return parse_alias(lo[0]), parse_nsid(nsid[0])
 
-    def assign_nsid(self, netns: int) -> None:
-        """Gives an id to the namespace behind a file descriptor; its having one is as good."""
-        answer = self.ask_all([messages.new_nsid(netns)])[0]
-        if isinstance(answer, KernelRefused) and answer.errno != errno.EEXIST:
-            raise answer
+    def put_mark(self, netns: int, alias: str) -> None:
+        """Gives `lo` an alias and sets it up, and an id to the namespace behind a file descriptor, if it has none."""
+        nsid, lo = self.ask_all([messages.new_nsid(netns), messages.set_link(_LO, up=True, alias=alias)])
+        for answer in (nsid, lo):
+            if isinstance(answer, KernelRefused) and (answer is lo or answer.errno != errno.EEXIST):
+                raise answer
 
 
 def netns_cookie() -> int:

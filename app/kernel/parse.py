@@ -22,6 +22,7 @@ from app.kernel.wire import (
     RTN_LOCAL,
     RTN_UNICAST,
     attributes,
+    find,
 )
 from app.model.naming import owner_of
 from app.model.spec import IPAddress, IPNetwork
@@ -127,6 +128,27 @@ def parse_link(raw: bytes) -> Link:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Port:
+    """What makes a link a bridge port. `state` is its STP state, None off a bridge."""
+
+    state: int | None
+    isolated: bool
+    locked: bool
+
+
+def parse_port(raw: bytes) -> Port:
+    """The port of an RTM_NEWLINK message."""
+    info = attributes(find(raw, 32, _IFLA_LINKINFO) or b"", 0)
+    options = _port_options(attributes(info.get(_IFLA_INFO_SLAVE_DATA, b""), 0))
+    return Port(options["port_state"], options["isolated"], options["locked"])
+
+
+def parse_alias(raw: bytes) -> str | None:
+    """The alias of the link of an RTM_*LINK message."""
+    return _text(find(raw, 32, _IFLA_IFALIAS))
+
+
 def parse_index(raw: bytes) -> int:
     """The interface index of an RTM_*LINK message."""
     return int.from_bytes(raw[20:24], sys.byteorder)
@@ -135,14 +157,14 @@ def parse_index(raw: bytes) -> int:
 def parse_up_and_name(raw: bytes) -> tuple[bool, str]:
     """Whether the link of an RTM_*LINK message is up, and its name, which comes first of all."""
     length, kind = struct.unpack_from("=HH", raw, 32)
-    name = raw[36 : 32 + length] if kind == _IFLA_IFNAME else attributes(raw, 32).get(_IFLA_IFNAME)
+    name = raw[36 : 32 + length] if kind == _IFLA_IFNAME else find(raw, 32, _IFLA_IFNAME)
     flags = struct.unpack_from("=I", raw, 24)[0]
     return bool(flags & IFF_UP), _text(name) or ""
 
 
 def parse_pair(raw: bytes) -> tuple[int, int | None]:
     """The indices of a veth and, where the message has it, of its other end."""
-    return struct.unpack_from("=i", raw, 20)[0], _number(attributes(raw, 32).get(_IFLA_LINK))
+    return struct.unpack_from("=i", raw, 20)[0], _number(find(raw, 32, _IFLA_LINK))
 
 
 def is_bridge_port_event(raw: bytes) -> bool:

@@ -18,15 +18,18 @@ _IPV6 = {
 _STRICT, _LOOSE = "1", "2"
 
 
-def set_ipv6(ifname: str, *, on: bool) -> None:
-    """IPv6 as on a link that has a subnet for it; off without. A kernel without IPv6 has nothing to turn off."""
+def set_ipv6(ifname: str, *, on: bool, net: int | None = None) -> None:
+    """IPv6 as on a link that has a subnet for it; off without. A kernel without IPv6 has nothing to turn off.
+
+    net: see `sysctl.read`, here and below.
+    """
     for key, value in (_IPV6 if on else {"disable_ipv6": "1"}).items():
         path = f"net/ipv6/conf/{ifname}/{key}"
         try:
-            sysctl.write(path, value)
+            sysctl.write(path, value, net)
         except KernelRefused:
             # not there; or read-only, and as it should be
-            if sysctl.read(path) not in (None, value):
+            if sysctl.read(path, net) not in (None, value):
                 raise
 
 
@@ -35,13 +38,13 @@ def ipv6_is_on(ifname: str) -> bool:
     return sysctl.read(f"net/ipv6/conf/{ifname}/disable_ipv6") == "0"
 
 
-def filters_strictly(ifname: str) -> bool:
+def filters_strictly(ifname: str, net: int | None = None) -> bool:
     """Whether reverse path filtering is strict on a link: the kernel takes the higher of `all` and its own."""
-    values = (sysctl.read(f"net/ipv4/conf/{name}/rp_filter") or "0" for name in ("all", ifname))
+    values = (sysctl.read(f"net/ipv4/conf/{name}/rp_filter", net) or "0" for name in ("all", ifname))
     return max(values) == _STRICT
 
 
-def loosen_filter(ifname: str) -> None:
+def loosen_filter(ifname: str, net: int | None = None) -> None:
     """Loose reverse path filtering where it is strict: what enters by one link may be answered by another."""
-    if filters_strictly(ifname):
-        sysctl.write(f"net/ipv4/conf/{ifname}/rp_filter", _LOOSE)
+    if filters_strictly(ifname, net):
+        sysctl.write(f"net/ipv4/conf/{ifname}/rp_filter", _LOOSE, net)

@@ -10,7 +10,7 @@ import socket
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
-from app.kernel import announce
+from app.kernel import announce, sysctl
 from app.kernel.announce import Announcer
 from app.kernel.namespaces import Namespaces, identity, open_namespace, path_of
 from app.kernel.netlink import Rtnl
@@ -32,6 +32,7 @@ class Place:
         self._announcer = announcer
         self._rtnl: Rtnl | None = None
         self._sender: socket.socket | None = None
+        self._net: int | None = None
         self.ref = ref
         self.descriptor = open_namespace(ref)
         self.identity = identity(self.descriptor)
@@ -39,6 +40,8 @@ class Place:
 
     def close(self) -> None:
         os.close(self.descriptor)
+        if self._net is not None:
+            os.close(self._net)
         if self._rtnl is not None:
             self._rtnl.close()
         if self._sender is not None:
@@ -67,6 +70,12 @@ class Place:
             with self._namespaces.inside(self.descriptor):
                 self._rtnl = Rtnl(str(self.ref))
         return self._rtnl
+
+    def net(self) -> int:
+        """Its /proc/sys/net; the first call is made inside."""
+        if self._net is None:
+            self._net = sysctl.open_net()
+        return self._net
 
     def index_of(self, ifname: str) -> int | None:
         """A link's index, None where there is none."""

@@ -67,44 +67,42 @@ class Announcer:
         """Waits for what is under way."""
         self._threads.shutdown()
 
-    def submit(
-        self,
-        sender: socket.socket,
-        ifname: str,
-        mac: str,
-        addresses: Iterable[IPInterface],
-        *,
-        router: bool = False,
+    def announce(
+        self, sender: socket.socket, ifname: str, mac: str, addresses: Iterable[IPInterface], *, router: bool = False
     ) -> None:
-        """Sends one announcement for each address, out of an interface that is up, and closes the socket."""
-        self._threads.submit(_announce_and_close, sender, ifname, mac, addresses, router=router)
+        """Sends one announcement for each address, out of an interface that is up, and closes the socket.
+
+        Raises OSError where there is no such interface.
+        """
+        try:
+            sender.bind((ifname, 0))
+            frames = frames_of(mac, addresses, router=router)
+        except BaseException:
+            self.discard(sender)
+            raise
+        self._threads.submit(_send_and_close, sender, frames)
 
     def discard(self, sender: socket.socket) -> None:
         """Closes a socket by which nothing was sent."""
         self._threads.submit(sender.close)
 
 
-def _announce_and_close(
-    sender: socket.socket, ifname: str, mac: str, addresses: Iterable[IPInterface], *, router: bool
-) -> None:
+def frames_of(mac: str, addresses: Iterable[IPInterface], *, router: bool = False) -> list[bytes]:
+    """One announcement for each address."""
+    return [
+        gratuitous_arp(mac, one) if one.version == 4 else unsolicited_advertisement(mac, one, router=router)
+        for one in addresses
+    ]
+
+
+def _send_and_close(sender: socket.socket, frames: list[bytes]) -> None:
     with sender:
         try:
-            announce(sender, ifname, mac, addresses, router=router)
+            for frame in frames:
+                sender.send(frame)
         except OSError as failure:
-            # the link may be gone by now; its neighbours learn in time
-            log.warning("the addresses of %s are not announced: %s", ifname, failure)
-
-
-def announce(
-    sender: socket.socket, ifname: str, mac: str, addresses: Iterable[IPInterface], *, router: bool = False
-) -> None:
-    """Sends one announcement for each address, out of an interface that is up. Raises OSError."""
-    sender.bind((ifname, 0))
-    for address in addresses:
-        if address.version == 4:
-            sender.send(gratuitous_arp(mac, address))
-        else:
-            sender.send(unsolicited_advertisement(mac, address, router=router))
+            # the link may be gone by now; the neighbours learn in time
+            log.warning("an address is not announced: %s", failure)
 
 
 def _packed(mac: str) -> bytes:

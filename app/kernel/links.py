@@ -14,10 +14,10 @@ from app.kernel.announce import Announcer
 from app.kernel.mirror import HostMirror
 from app.kernel.namespaces import KnownNamespaces, Namespaces
 from app.kernel.netlink import Rtnl
-from app.kernel.parse import Link, Port, Route
-from app.kernel.settings import loosen_filter, set_ipv6
+from app.kernel.parse import Link, Port, Route, parse_filter
+from app.kernel.settings import is_strict, loosen_filter, set_ipv6
 from app.kernel.visits import Place, Visits
-from app.kernel.wire import BR_STATE_FORWARDING, ROUTE_PROTOCOL
+from app.kernel.wire import BR_STATE_FORWARDING, ROUTE_PROTOCOL, Request
 from app.model.errors import Invalid, KernelRefused, NamespaceMissing
 from app.model.naming import alias
 from app.model.ops import Op
@@ -131,7 +131,7 @@ class Links:
     def _announce(self, ifname: str, mac: str, addresses: Collection[IPInterface]) -> None:
         """Tells the neighbours on one of the host's links that it has these addresses now."""
         if addresses:
-            self._announcer.submit(announce.open_socket(), ifname, mac, addresses, router=True)
+            self._announcer.announce(announce.open_socket(), ifname, mac, addresses, router=True)
 
     # --- veth pairs
 
@@ -170,8 +170,10 @@ class Links:
         inner = place.rtnl
         if index is None:
             index = inner.require(item.ifname).index
+        filters = _get_filters(index)
         addresses = [messages.new_address(index, address) for address in in_order(item.addresses)]
-        inner.change_all([*addresses, messages.set_link(index, alias=alias(item.owner), up=True)])
+        answers = inner.change_all([*filters, *addresses, messages.set_link(index, alias=alias(item.owner), up=True)])
+        _loosen_strict(item, place, answers[: len(filters)])
         place.made[item.ifname] = index
 
     def _set_up_port(self, item: Attachment, index: int, mark: str | None = None) -> None:
@@ -230,6 +232,7 @@ class Links:
             _prepare_inside(after, place)
             inner = place.rtnl
             index = inner.require(after.ifname).index
+            _loosen_strict(after, place, inner.change_all(_get_filters(index)))
             inner.set_link(index, mtu=after.mtu)
             _change_addresses(inner, index, before, after)
             if not before.up:
@@ -296,10 +299,21 @@ def _default_routes(inner: Rtnl, version: Version) -> list[Route]:
 def _prepare_inside(item: Attachment, place: Place) -> None:
     """The settings of the endpoint's end, and the sockets that see to the rest of it."""
     with place.inside():
-        net = place.net()
-        set_ipv6(item.ifname, on=item.ipv6, net=net)
-        loosen_filter(item.ifname, net)
+        set_ipv6(item.ifname, on=item.ipv6, net=place.net())
         place.prepare_announcement()
+
+
+def _get_filters(index: int) -> list[Request]:
+    # by messages: each setting that is looked up by its path takes longer than both
+    return [messages.get_filter(index), messages.get_filter(messages.ALL_LINKS)]
+
+
+def _loosen_strict(item: Attachment, place: Place, answers: list[list[bytes]]) -> None:
+    """Reverse path filtering where the answers to `_get_filters` say that it is strict."""
+    own, everywhere = (parse_filter(raw) for raw, *_others in answers)
+    if is_strict(own, everywhere):
+        with place.inside():
+            loosen_filter(item.ifname, place.net())
 
 
 def _port_options(item: Attachment) -> dict[str, bool]:

@@ -23,6 +23,7 @@ from app.kernel.wire import (
     RTM_DELADDR,
     RTM_DELROUTE,
     RTM_GETLINK,
+    RTM_GETNETCONF,
     RTM_GETNSID,
     RTM_NEWADDR,
     RTM_NEWLINK,
@@ -47,6 +48,8 @@ _EXT_SKIP_STATS = 8
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_BROADCAST, _IFA_PROTO, _IFA_F_NODAD = 1, 2, 4, 11, 0x02
 _RTA_OIF, _RTA_GATEWAY = 4, 5
 _NETNSA_NSID, _NETNSA_FD = 1, 3
+_NETCONFA_IFINDEX = 1
+ALL_LINKS = -1
 
 
 def _text(kind: int, value: str) -> bytes:
@@ -163,6 +166,12 @@ def new_default_route(via: IPAddress, index: int, *, replace: bool) -> Request:
 def delete_default_route(via: IPAddress, index: int) -> Request:
     asked = f"route delete default via {via} dev index {index}"
     return Request(RTM_DELROUTE, 0, _default_route(via, index), lambda: asked)
+
+
+def get_filter(index: int) -> Request:
+    """The IPv4 settings of a link, or of `ALL_LINKS`, which apply to each: reverse path filtering among them."""
+    body = struct.pack("=B3x", socket.AF_INET) + struct.pack("=HHi", 8, _NETCONFA_IFINDEX, index)
+    return Request(RTM_GETNETCONF, 0, body, lambda: f"netconf show dev index {index}")
 
 
 def get_nsid(netns: int) -> Request:

@@ -37,6 +37,7 @@ _IFA_ADDRESS, _IFA_LOCAL, _IFA_PROTO = 1, 2, 11
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_MULTIPATH, _RTA_TABLE = 1, 4, 5, 6, 9, 15
 _RTM_F_CLONED = 0x200
 _NETNSA_NSID = 1
+_NETCONFA_RP_FILTER = 3
 _NDA_LLADDR = 2
 
 
@@ -200,6 +201,11 @@ def parse_nsid(raw: bytes) -> int | None:
     """The id of an RTM_*NSID message (linux/net_namespace.h), None where there is none."""
     nsid = struct.unpack("=i", attributes(raw, 20)[_NETNSA_NSID])[0]
     return nsid if nsid >= 0 else None
+
+
+def parse_filter(raw: bytes) -> int:
+    """The reverse path filtering that an RTM_NEWNETCONF message tells of (linux/netconf.h)."""
+    return _number(find(raw, 20, _NETCONFA_RP_FILTER)) or 0
 
 
 def parse_static_fdb(raw: bytes) -> tuple[int, str] | None:

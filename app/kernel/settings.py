@@ -15,13 +15,13 @@ _IPV6 = {
     "addr_gen_mode": "0",
     "disable_ipv6": "0",
 }
-_STRICT, _LOOSE = "1", "2"
+_STRICT, _LOOSE = 1, "2"
 
 
 def set_ipv6(ifname: str, *, on: bool, net: int | None = None) -> None:
     """IPv6 as on a link that has a subnet for it; off without. A kernel without IPv6 has nothing to turn off.
 
-    net: see `sysctl.read`, here and below.
+    net: see `sysctl.read`.
     """
     for key, value in (_IPV6 if on else {"disable_ipv6": "1"}).items():
         path = f"net/ipv6/conf/{ifname}/{key}"
@@ -38,13 +38,17 @@ def ipv6_is_on(ifname: str) -> bool:
     return sysctl.read(f"net/ipv6/conf/{ifname}/disable_ipv6") == "0"
 
 
-def filters_strictly(ifname: str, net: int | None = None) -> bool:
-    """Whether reverse path filtering is strict on a link: the kernel takes the higher of `all` and its own."""
-    values = (sysctl.read(f"net/ipv4/conf/{name}/rp_filter", net) or "0" for name in ("all", ifname))
-    return max(values) == _STRICT
+def is_strict(own: int, everywhere: int) -> bool:
+    """Whether reverse path filtering is: the kernel takes the higher of a link's own setting and that of all."""
+    return max(own, everywhere) == _STRICT
+
+
+def filters_strictly(ifname: str) -> bool:
+    """Whether reverse path filtering is strict on a link."""
+    own, everywhere = (int(sysctl.read(f"net/ipv4/conf/{name}/rp_filter") or 0) for name in (ifname, "all"))
+    return is_strict(own, everywhere)
 
 
 def loosen_filter(ifname: str, net: int | None = None) -> None:
-    """Loose reverse path filtering where it is strict: what enters by one link may be answered by another."""
-    if filters_strictly(ifname, net):
-        sysctl.write(f"net/ipv4/conf/{ifname}/rp_filter", _LOOSE, net)
+    """Loose reverse path filtering: what enters by one link may be answered by another."""
+    sysctl.write(f"net/ipv4/conf/{ifname}/rp_filter", _LOOSE, net)

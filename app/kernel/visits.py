@@ -90,10 +90,10 @@ class Place:
             self._sender = announce.open_socket()
 
     def announce(self, ifname: str, mac: str, addresses: Collection[IPInterface]) -> None:
-        """Tells the neighbours of a link that it has these addresses now; see `Announcer.submit`."""
+        """Tells the neighbours of a link that it has these addresses now; see `Announcer.announce`."""
         if self._sender is not None and addresses:
             sender, self._sender = self._sender, None
-            self._announcer.submit(sender, ifname, mac, addresses)
+            self._announcer.announce(sender, ifname, mac, addresses)
 
 
 class Visits:

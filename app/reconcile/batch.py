@@ -192,19 +192,25 @@ class Requests:
         """Raises SQLAlchemyError where the transaction itself is lost, with all that was done in it."""
         waiting = deque(jobs)
         while waiting:
-            group = self._gather(waiting)
-            if not group.planned:
-                continue
-            try:
+            with self._kernel.visiting():
+                again_alone = self._run_group(waiting, done, again)
+            for job in again_alone:
+                self._run_all([job], done, again)
+
+    def _run_group(self, waiting: deque[Job], done: list[_Group], again: list[Job]) -> list[Job]:
+        """The first that may go together; gives them back where they cannot."""
+        group = self._gather(waiting)
+        try:
+            if group.planned:
                 self._carry_out(group)
                 done.append(group)
-            except SQLAlchemyError:
-                raise
-            except Exception as failure:  # noqa: BLE001 - it is answered
-                if len(group.planned) == 1:
-                    _turn_down(group.planned[0].job, failure, again)
-                for one in group.planned if len(group.planned) > 1 else ():
-                    self._run_all([one.job], done, again)
+        except SQLAlchemyError:
+            raise
+        except Exception as failure:  # noqa: BLE001 - it is answered
+            if len(group.planned) > 1:
+                return [one.job for one in group.planned]
+            _turn_down(group.planned[0].job, failure, again)
+        return []
 
     def _gather(self, waiting: deque[Job]) -> _Group:
         """Plans as many as may go together. What is refused by itself is answered."""

@@ -24,6 +24,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # its boxes cost more time than all else that --help does
 )
 network = typer.Typer(help="Networks: a bridge with a subnet.", no_args_is_help=True)
 endpoint = typer.Typer(help="Endpoints: a namespace's connection to a network.", no_args_is_help=True)

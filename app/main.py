@@ -15,12 +15,14 @@ from fastapi import Depends, FastAPI
 from pydantic import ValidationError
 from sqlalchemy import Engine
 from starlette.middleware.cors import CORSMiddleware
+from starlette.routing import BaseRoute
 from starlette.types import ASGIApp
 
 import app
 from app.api import backup, docs, endpoints, ipam, networks, portmaps, problems, system
 from app.api.audit import AuditRefusals
 from app.api.deps import Backend, known_query
+from app.api.direct import Direct
 from app.api.guards import HostGuard, PeerGuard, TokenGuard
 from app.api.middleware import Admission, BodyLimit, Client, RateLimit, holder, user
 from app.firewall.nfnetlink import nf_tables_loaded
@@ -59,10 +61,13 @@ def create_app(backend: Backend | None = None) -> FastAPI:
         separate_input_output_schemas=False,
     )
     application.state.backend = backend
+    operations: list[BaseRoute] = []
     for module in (networks, endpoints, portmaps, ipam, backup, system):
         application.include_router(module.router, dependencies=[Depends(known_query)])
+        operations += module.router.routes
     docs.install(application)
     problems.install(application)
+    application.add_middleware(Direct, routes=operations)
     application.add_middleware(BodyLimit)
     return application
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Any, Protocol
 
 from fastapi import Depends, Query, Request
+from starlette.types import Scope
 
 from app.api.guards import asker
 from app.model.access import DAEMON, Principal
@@ -59,14 +60,22 @@ class Backend:
         return await asyncio.wrap_future(self.worker.submit(asked, once))
 
 
-def _backend(request: Request) -> Backend:
-    found = request.app.state.backend
+def backend_of(scope: Scope) -> Backend:
+    """The application's, in the name of whoever sent the request."""
+    found = scope["app"].state.backend
     if not isinstance(found, Backend):
         raise TypeError("the application was made without a backend")
-    return replace(found, principal=asker(request.scope))
+    return replace(found, principal=asker(scope))
 
 
-def known_query(request: Request) -> None:
+# these are coroutines because the framework hands a plain function to a thread, which costs more than all else
+
+
+async def _backend(request: Request) -> Backend:
+    return backend_of(request.scope)
+
+
+async def known_query(request: Request) -> None:
     """Raises Invalid for a parameter that the operation does not know: a mistyped filter would keep everything."""
     if not request.query_params:
         return
@@ -90,8 +99,10 @@ LabelQuery = Annotated[
 Force = Annotated[bool, Query(description="Also removes what depends on it.")]
 
 
-def label_filter(labels: list[str]) -> Callable[[Any], bool]:
-    """Keeps objects that carry every label asked for. Raises Invalid for an empty key."""
+def label_filter(labels: list[str]) -> Callable[[Any], bool] | None:
+    """Keeps objects that carry every label asked for; None: keeps all. Raises Invalid for an empty key."""
+    if not labels:
+        return None
     wanted = [one.partition("=") for one in labels]
     if any(not key for key, _equals, _value in wanted):
         raise Invalid("label '=...' has no key; use ?label=key=value")

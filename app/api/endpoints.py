@@ -69,22 +69,27 @@ async def create(body: EndpointCreate, backend: BackendDep, key: Key) -> Respons
     return await _ENDPOINT.create(backend, key, partial(endpoints.create, request=body), body)
 
 
-@router.get("", operation_id="list_endpoints", summary="List endpoints", responses=LISTED | errors(NotFound, Invalid))
+@router.get(
+    "",
+    operation_id="list_endpoints",
+    summary="List endpoints",
+    response_model=list[EndpointOut],
+    responses=LISTED | errors(NotFound, Invalid),
+)
 async def listing(
     backend: BackendDep,
     paging: PagingDep,
     label: LabelQuery,
     network: str | None = None,
     namespace: str | None = None,
-) -> list[EndpointOut]:
-    network_id = backend.catalog.network(network).id if network is not None else None
-    found = paging.part(
-        backend.catalog.endpoints.values(),
-        by_age,
-        label_filter(label),
-        lambda one: network_id is None or one.network_id == network_id,
-        lambda one: namespace is None or (one.netns.kind is NetnsKind.NAME and one.netns.value == namespace),
-    )
+) -> Response:
+    catalog = backend.catalog
+    members = catalog.endpoints.values() if network is None else catalog.endpoints_on(catalog.network(network))
+
+    def within(one: Endpoint) -> bool:
+        return one.netns.kind is NetnsKind.NAME and one.netns.value == namespace
+
+    found = paging.part(members, by_age, label_filter(label), within if namespace is not None else None)
     return _ENDPOINT.listed(backend, found)
 
 
@@ -119,6 +124,7 @@ async def change(ref: str, body: EndpointPatch, backend: BackendDep, if_match: I
     response_class=Response,
     responses=errors(NotFound, Invalid, EndpointInUse, PreconditionFailed, *_FAILURES),
 )
-async def delete(ref: str, backend: BackendDep, if_match: IfMatch, force: Force = False) -> None:
+async def delete(ref: str, backend: BackendDep, if_match: IfMatch, force: Force = False) -> Response:
     service = partial(endpoints.delete, ref=ref, force=force)
     await backend.change(matching(service, lambda context: context.endpoint(ref), if_match))
+    return Response(status_code=204)

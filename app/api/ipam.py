@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from functools import partial
+from itertools import chain
 
 from fastapi import APIRouter, Response
 
 from app.api.deps import Backend, BackendDep
 from app.api.docs import errors
-from app.api.objects import CREATED, SHOWN, IfMatch, IfNoneMatch, Key, Resource
-from app.api.paging import LISTED, PagingDep, by_address, by_age
+from app.api.objects import CREATED, SHOWN, IfMatch, IfNoneMatch, Key, Resource, json_list
+from app.api.paging import LISTED, PagingDep, Part, by_address, by_age, rest_of
 from app.api.schemas import AllocationOut, HolderOut, PoolOut
 from app.model.errors import (
     AddressOutsideSubnet,
@@ -24,7 +25,7 @@ from app.model.errors import (
     PreconditionFailed,
     StoreFailed,
 )
-from app.model.spec import Allocation, AllocationKind, Network
+from app.model.spec import AddressPlan, Allocation, AllocationKind, Network
 from app.services import allocations
 from app.services.context import View
 from app.services.etags import matching
@@ -56,45 +57,56 @@ def _holder_name(view: View, one: Allocation, network: Network) -> str:
 _RESERVATION = Resource("/ipam/allocations", _out)
 
 
-def _pools(backend: Backend, network: Network) -> list[PoolOut]:
-    return [
-        PoolOut(
-            network=network.id,
-            network_name=network.name,
-            subnet=str(plan.subnet),
-            ip_range=str(plan.ip_range),
-            size=size,
-            used=used,
-            reserved=reserved,
-            free=size - used - reserved,
-        )
-        for plan, size, used, reserved in backend.catalog.pools(network)
-    ]
+def _pool(backend: Backend, network: Network, plan: AddressPlan) -> PoolOut:
+    size, used, reserved = backend.catalog.pool(network, plan)
+    return PoolOut(
+        network=network.id,
+        network_name=network.name,
+        subnet=str(plan.subnet),
+        ip_range=str(plan.ip_range),
+        size=size,
+        used=used,
+        reserved=reserved,
+        free=size - used - reserved,
+    )
+
+
+def _networks(backend: Backend, ref: str | None) -> list[Network]:
+    """The one asked for, or all. Raises NotFound."""
+    return [backend.catalog.network(ref)] if ref is not None else list(backend.catalog.networks.values())
 
 
 @router.get(
     "/pools",
     operation_id="list_pools",
     summary="Count the networks' addresses",
+    response_model=list[PoolOut],
     responses=LISTED | errors(NotFound, Invalid),
 )
-async def pools(backend: BackendDep, paging: PagingDep, network: str | None = None) -> list[PoolOut]:
-    chosen = [backend.catalog.network(network)] if network is not None else list(backend.catalog.networks.values())
-    counted = [(one, pool) for one in chosen for pool in _pools(backend, one)]
-    return [pool for _network, pool in paging.part(counted, lambda pair: [*by_age(pair[0]), ":" in pair[1].subnet])]
+async def pools(backend: BackendDep, paging: PagingDep, network: str | None = None) -> Response:
+    plans = [(one, plan) for one in _networks(backend, network) for plan in one.plans]
+    part = paging.part(plans, lambda pair: [*by_age(pair[0]), pair[1].version == 6])
+    return json_list([_pool(backend, *pair) for pair in part.values], part.headers)
 
 
 @router.get(
     "/allocations",
     operation_id="list_allocations",
     summary="Show who holds which address",
+    response_model=list[AllocationOut],
     responses=LISTED | errors(NotFound, Invalid),
 )
-async def listing(backend: BackendDep, paging: PagingDep, network: str | None = None) -> list[AllocationOut]:
-    chosen = [backend.catalog.network(network)] if network is not None else list(backend.catalog.networks.values())
-    held = ((each, one) for each in chosen for one in backend.catalog.allocations(each))
-    found = paging.part(held, lambda pair: by_address(*pair))
-    return _RESERVATION.listed(backend, (one for _network, one in found))
+async def listing(backend: BackendDep, paging: PagingDep, network: str | None = None) -> Response:
+    chosen, catalog = _networks(backend, network), backend.catalog
+    begun, number = paging.within(chosen)
+    rest = [begun] if begun is not None else []
+    following = rest_of(chosen, by_age, by_age(begun) if begun is not None else paging.after)
+    held = chain(
+        ((each, one) for each in rest for one in catalog.allocations(each, number)),
+        ((each, one) for each in following for one in catalog.allocations(each)),
+    )
+    part = paging.first(held, lambda pair: by_address(*pair))
+    return _RESERVATION.listed(backend, Part([one for _network, one in part.values], part.headers))
 
 
 @router.post(
@@ -129,6 +141,7 @@ async def show(allocation_id: str, backend: BackendDep, if_none_match: IfNoneMat
     response_class=Response,
     responses=errors(NotFound, Invalid, EndpointInUse, NetworkInUse, PreconditionFailed, *_FAILURES),
 )
-async def delete(allocation_id: str, backend: BackendDep, if_match: IfMatch) -> None:
+async def delete(allocation_id: str, backend: BackendDep, if_match: IfMatch) -> Response:
     service = partial(allocations.delete, allocation_id=allocation_id)
     await backend.change(matching(service, lambda context: context.allocation(allocation_id), if_match))
+    return Response(status_code=204)

@@ -28,6 +28,7 @@ IMPORT_WITHIN = 300.0
 DEPTH_MAX = 32
 """Arrays and objects of a body's JSON within one another."""
 _BUCKETS_MAX = 1024
+_BODY = "bridgehead.body"
 _NO_STRUCTURE = bytes(set(range(256)) - set(b'"[]{}'))
 _TOKENS = re.compile(rb'"[^"]*"?|[\[\]{}]')
 """A string, also one that has no end; or a bracket."""
@@ -43,19 +44,12 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        most, within = (IMPORT_MAX, IMPORT_WITHIN) if _may_import(scope) else (BODY_MAX, BODY_WITHIN)
         try:
-            async with asyncio.timeout(within):
-                body = await _read(scope, receive, most)
-            _check_depth(scope, body)
-            if scope["method"] not in SAFE_METHODS:
-                require_single_keys(body)
-        except TimeoutError:
-            await _refuse(TooSlow(f"the body was not there within {within:g} seconds"), scope, receive, send)
-            return
+            body = await _body(scope, receive) if _has_body(scope) else b""
         except BridgeheadError as refusal:
             await _refuse(refusal, scope, receive, send)
             return
+        scope[_BODY] = body
         if body:
             # every body is JSON, whatever `curl -d` calls it
             MutableHeaders(scope=scope)["content-type"] = "application/json"
@@ -69,6 +63,31 @@ class BodyLimit:
             return {"type": "http.request", "body": body, "more_body": False}
 
         await self._app(scope, replay, send)
+
+
+def body_of(scope: Scope) -> bytes:
+    """A request's body, as BodyLimit read it."""
+    body = scope[_BODY]
+    return body if isinstance(body, bytes) else b""
+
+
+def _has_body(scope: Scope) -> bool:
+    """Without either header there is none (RFC 9112, 6.3)."""
+    return any(name in (b"content-length", b"transfer-encoding") for name, _value in scope["headers"])
+
+
+async def _body(scope: Scope, receive: Receive) -> bytes:
+    """Raises TooSlow, BodyTooLarge and Invalid."""
+    most, within = (IMPORT_MAX, IMPORT_WITHIN) if _may_import(scope) else (BODY_MAX, BODY_WITHIN)
+    try:
+        async with asyncio.timeout(within):
+            body = await _read(scope, receive, most)
+    except TimeoutError:
+        raise TooSlow(f"the body was not there within {within:g} seconds") from None
+    _check_depth(scope, body)
+    if scope["method"] not in SAFE_METHODS:
+        require_single_keys(body)
+    return body
 
 
 async def _refuse(refusal: BridgeheadError, scope: Scope, receive: Receive, send: Send) -> None:

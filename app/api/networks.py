@@ -65,10 +65,15 @@ async def create(body: NetworkCreate, backend: BackendDep, key: Key) -> Response
     return await _NETWORK.create(backend, key, partial(networks.create, request=body), body)
 
 
-@router.get("", operation_id="list_networks", summary="List networks", responses=LISTED | errors(Invalid))
-async def listing(backend: BackendDep, paging: PagingDep, label: LabelQuery) -> list[NetworkOut]:
-    found = paging.part(backend.catalog.networks.values(), by_age, label_filter(label))
-    return _NETWORK.listed(backend, found)
+@router.get(
+    "",
+    operation_id="list_networks",
+    summary="List networks",
+    response_model=list[NetworkOut],
+    responses=LISTED | errors(Invalid),
+)
+async def listing(backend: BackendDep, paging: PagingDep, label: LabelQuery) -> Response:
+    return _NETWORK.listed(backend, paging.part(backend.catalog.networks.values(), by_age, label_filter(label)))
 
 
 @router.get(
@@ -102,6 +107,7 @@ async def change(ref: str, body: NetworkPatch, backend: BackendDep, if_match: If
     response_class=Response,
     responses=errors(NotFound, Invalid, NetworkInUse, PreconditionFailed, *_FAILURES),
 )
-async def delete(ref: str, backend: BackendDep, if_match: IfMatch, force: Force = False) -> None:
+async def delete(ref: str, backend: BackendDep, if_match: IfMatch, force: Force = False) -> Response:
     service = partial(networks.delete, ref=ref, force=force)
     await backend.change(matching(service, lambda context: context.network(ref), if_match))
+    return Response(status_code=204)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from itertools import islice
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
-from fastapi import Depends, Query, Request, Response
+from fastapi import Depends, Query, Request
+from starlette.datastructures import URL
 
 from app.model.errors import Invalid
 from app.model.spec import Allocation, Endpoint, Network, Portmap
@@ -30,37 +32,67 @@ def by_address(network: Network, one: Allocation) -> Place:
 
 
 @dataclass(frozen=True, slots=True)
+class Part(Generic[T]):
+    """Of a list; the headers have the address of the next part."""
+
+    values: list[T]
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Paging:
-    """Which part of a list is asked for; `response` gets the address of the next one."""
+    """Which part of a list is asked for, and by which address."""
 
     limit: int | None
     after: Place | None
-    request: Request
-    response: Response
+    url: URL
 
-    def part(self, values: Iterable[T], place: Callable[[T], Place], *keep: Callable[[T], bool]) -> list[T]:
+    def part(self, values: Iterable[T], place: Callable[[T], Place], *keep: Callable[[T], bool] | None) -> Part[T]:
         """The values that every filter keeps, from the cursor on, up to the limit."""
-        kept = (value for value in self._rest(list(values), place) if all(test(value) for test in keep))
-        if self.limit is None:
-            return list(kept)
-        found = list(islice(kept, self.limit + 1))
-        if len(found) > self.limit:
-            cursor = _encoded(place(found[self.limit - 1]))
-            following = self.request.url.include_query_params(cursor=cursor)
-            self.response.headers["Link"] = f'<{following.path}?{following.query}>; rel="next"'
-        return found[: self.limit]
+        rest = rest_of(list(values), place, self.after)
+        for test in keep:
+            if test is not None:
+                rest = filter(test, rest)
+        return self.first(rest, place)
 
-    def _rest(self, values: list[T], place: Callable[[T], Place]) -> Iterable[T]:
-        if self.after is None:
-            return values
+    def first(self, rest: Iterable[T], place: Callable[[T], Place]) -> Part[T]:
+        """As many as the limit allows."""
+        if self.limit is None:
+            return Part(list(rest))
+        found = list(islice(rest, self.limit + 1))
+        if len(found) <= self.limit:
+            return Part(found)
+        following = self.url.include_query_params(cursor=_encoded(place(found[self.limit - 1])))
+        return Part(found[: self.limit], {"Link": f'<{following.path}?{following.query}>; rel="next"'})
+
+    def within(self, networks: list[Network]) -> tuple[Network | None, tuple[int, int]]:
+        """The network in whose addresses the cursor stands, and its address as IP version and number."""
+        match self.after:
+            case [str(), str() as identity, int() as version, int() as number]:
+                begun = next((one for one in networks if one.id == identity and by_age(one) == self.after[:2]), None)
+                return begun, (version, number)
+            case _:
+                return None, (0, 0)
+
+
+WHOLE = Paging(None, None, URL())
+
+
+def rest_of(values: list[T], place: Callable[[T], Place], after: Place | None) -> Iterable[T]:
+    """The values behind a place, which is looked up, not searched for. Raises Invalid for one that was made up."""
+    if after is None:
+        return values
+    try:
+        at = bisect_left(values, after, key=place)
+        if at < len(values) and place(values[at]) == after:
+            return values[at + 1 :]
+        # what the cursor stood at is gone, or the clock was set back and the list is not in its order
         places = [place(value) for value in values]
-        if self.after in places:
-            return values[places.index(self.after) + 1 :]
-        # what the cursor stood at is gone
-        try:
-            return [value for value, one in zip(values, places, strict=True) if one > self.after]
-        except TypeError:
-            raise _void() from None
+        if after in places:
+            return values[places.index(after) + 1 :]
+        return [value for value, one in zip(values, places, strict=True) if one > after]
+    except TypeError:
+        raise _void() from None
 
 
 def _encoded(place: Place) -> str:
@@ -83,13 +115,12 @@ def _void() -> Invalid:
 
 async def _paging(
     request: Request,
-    response: Response,
     limit: Annotated[int | None, Query(ge=1, le=1000, description="At most so many; all without it.")] = None,
     cursor: Annotated[
         str | None, Query(max_length=1024, description="From the `Link` header of the part before; never made up.")
     ] = None,
 ) -> Paging:
-    return Paging(limit, _decoded(cursor) if cursor is not None else None, request, response)
+    return Paging(limit, _decoded(cursor) if cursor is not None else None, request.url)
 
 
 PagingDep = Annotated[Paging, Depends(_paging)]

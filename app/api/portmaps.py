@@ -53,7 +53,11 @@ async def create(body: PortmapCreate, backend: BackendDep, key: Key) -> Response
 
 
 @router.get(
-    "", operation_id="list_portmaps", summary="List port mappings", responses=LISTED | errors(NotFound, Invalid)
+    "",
+    operation_id="list_portmaps",
+    summary="List port mappings",
+    response_model=list[PortmapOut],
+    responses=LISTED | errors(NotFound, Invalid),
 )
 async def listing(
     backend: BackendDep,
@@ -61,23 +65,16 @@ async def listing(
     label: LabelQuery,
     network: str | None = None,
     endpoint: str | None = None,
-) -> list[PortmapOut]:
+) -> Response:
     catalog = backend.catalog
-    network_id = catalog.network(network).id if network is not None else None
-    endpoint_id = catalog.endpoint(endpoint).id if endpoint is not None else None
-
-    def on_network(one: Portmap) -> bool:
-        member = catalog.endpoints.get(one.endpoint_id)
-        return network_id is None or (member is not None and member.network_id == network_id)
-
-    found = paging.part(
-        catalog.portmaps.values(),
-        by_age,
-        label_filter(label),
-        on_network,
-        lambda one: endpoint_id is None or one.endpoint_id == endpoint_id,
-    )
-    return _PORTMAP.listed(backend, found)
+    found = list(catalog.portmaps.values())
+    if network is not None:
+        members = {one.id for one in catalog.endpoints_on(catalog.network(network))}
+        found = [one for one in found if one.endpoint_id in members]
+    if endpoint is not None:
+        endpoint_id = catalog.endpoint(endpoint).id
+        found = [one for one in found if one.endpoint_id == endpoint_id]
+    return _PORTMAP.listed(backend, paging.part(found, by_age, label_filter(label)))
 
 
 @router.get(
@@ -111,6 +108,7 @@ async def change(ref: str, body: PortmapPatch, backend: BackendDep, if_match: If
     response_class=Response,
     responses=errors(NotFound, Invalid, PreconditionFailed, KernelRefused, StoreFailed),
 )
-async def delete(ref: str, backend: BackendDep, if_match: IfMatch) -> None:
+async def delete(ref: str, backend: BackendDep, if_match: IfMatch) -> Response:
     service = partial(portmaps.delete, portmap_id=ref)
     await backend.change(matching(service, lambda context: context.portmap(ref), if_match))
+    return Response(status_code=204)

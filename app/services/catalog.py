@@ -6,15 +6,28 @@ dictionary operation is atomic, so that a reader sees every object as some commi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
+from typing import Any
 
 from app.model import ipam
 from app.model.errors import NotFound
-from app.model.spec import AddressPlan, Allocation, AllocationKind, Endpoint, Network, Portmap, gateways
+from app.model.spec import (
+    AddressPlan,
+    Allocation,
+    AllocationKind,
+    Endpoint,
+    IPAddress,
+    Network,
+    Portmap,
+    gateways,
+)
 from app.model.status import State, Status
 from app.services.context import Key, Kind, Object
 from app.store.repository import Repository
+
+Holder = Network | Endpoint | Allocation
+_NONE: Mapping[str, Any] = {}
 
 
 class Catalog:
@@ -27,6 +40,9 @@ class Catalog:
         self.reservations: dict[str, Allocation] = {}
         self._statuses: dict[str, Status] = {}
         self._names: dict[tuple[str, str], str] = {}
+        self._endpoints_on: dict[str, dict[str, Endpoint]] = {}
+        self._reserved_on: dict[str, dict[str, Allocation]] = {}
+        """By network; an object never moves to another."""
 
     # --- the worker's side
 
@@ -56,6 +72,7 @@ class Catalog:
             self._statuses.pop(identity, None)
         else:
             store[identity] = value
+        self._index(identity, former, value)
         name = value.name if isinstance(value, Network | Endpoint) else None
         if name is not None:
             self._names[kind, name] = identity
@@ -63,6 +80,18 @@ class Catalog:
             held = (kind, former.name)
             if self._names.get(held) == identity:  # else another has taken it
                 del self._names[held]
+
+    def _index(self, identity: str, former: Object | None, value: Object | None) -> None:
+        one = value if value is not None else former
+        if not isinstance(one, Endpoint | Allocation):
+            return
+        index: dict[str, dict[str, Any]] = self._endpoints_on if isinstance(one, Endpoint) else self._reserved_on
+        if value is not None:
+            index.setdefault(one.network_id, {})[identity] = value
+        elif members := index.get(one.network_id):
+            members.pop(identity, None)
+            if not members:
+                del index[one.network_id]
 
     def held(self, key: Key) -> Object | None:
         """The object as it was published last, None where there is none."""
@@ -115,43 +144,44 @@ class Catalog:
             raise NotFound(f"allocation '{ref}' does not exist; GET /ipam/allocations lists those that do")
         return found
 
-    def allocations(self, network: Network) -> list[Allocation]:
-        """Every held address of a network, ascending."""
-        held = [
-            Allocation(
-                id=network.id,
-                network_id=network.id,
-                address=address,
-                kind=AllocationKind.GATEWAY,
-                created_at=network.created_at,
-            )
-            for address in gateways(network)
-        ]
-        held += [
-            Allocation(
-                id=endpoint.id,
-                network_id=network.id,
-                address=address,
-                kind=AllocationKind.ENDPOINT,
-                endpoint_id=endpoint.id,
-                created_at=endpoint.created_at,
-            )
-            for endpoint in list(self.endpoints.values())
-            if endpoint.network_id == network.id
-            for address in endpoint.addresses
-        ]
-        held += [one for one in list(self.reservations.values()) if one.network_id == network.id]
-        return sorted(held, key=lambda one: (one.address.version, int(one.address)))
+    def endpoints_on(self, network: Network) -> list[Endpoint]:
+        """A network's, oldest first."""
+        return list(self._endpoints_on.get(network.id, _NONE).values())
 
-    def pools(self, network: Network) -> list[tuple[AddressPlan, int, int, int]]:
-        """Of each of a network's plans: size, used by endpoints, otherwise reserved."""
-        held = self.allocations(network)
-        found = []
-        for plan in network.plans:
-            kinds = [one.kind for one in held if one.address.version == plan.version]
-            used = kinds.count(AllocationKind.ENDPOINT)
-            found.append((plan, ipam.size(plan.subnet), used, len(kinds) - used))
-        return found
+    def allocations(self, network: Network, after: tuple[int, int] = (0, 0)) -> Iterator[Allocation]:
+        """The held addresses of a network, ascending; those behind one, given as IP version and number."""
+        reserved = self._reserved_on.get(network.id, _NONE)
+        held: list[tuple[IPAddress, Holder]] = [(address, network) for address in gateways(network)]
+        held += [(address, one) for one in self.endpoints_on(network) for address in one.addresses]
+        held += [(one.address, one) for one in list(reserved.values())]
+        behind = [one for one in held if _number(one) > after]
+        return (_allocation(network, *one) for one in sorted(behind, key=_number))
+
+    def pool(self, network: Network, plan: AddressPlan) -> tuple[int, int, int]:
+        """Of one of a network's plans: size, used by endpoints, otherwise reserved."""
+        version = plan.version
+        used = sum(address.version == version for one in self.endpoints_on(network) for address in one.addresses)
+        reserved = list(self._reserved_on.get(network.id, _NONE).values())
+        kept = sum(one.address.version == version for one in reserved)
+        return ipam.size(plan.subnet), used, kept + (plan.gateway is not None)
+
+
+def _number(held: tuple[IPAddress, Holder]) -> tuple[int, int]:
+    return held[0].version, int(held[0])
+
+
+def _allocation(network: Network, address: IPAddress, holder: Holder) -> Allocation:
+    if isinstance(holder, Allocation):
+        return holder
+    by_endpoint = isinstance(holder, Endpoint)
+    return Allocation(
+        id=holder.id,
+        network_id=network.id,
+        address=address,
+        kind=AllocationKind.ENDPOINT if by_endpoint else AllocationKind.GATEWAY,
+        endpoint_id=holder.id if by_endpoint else None,
+        created_at=holder.created_at,
+    )
 
 
 _STORES: Mapping[str, str] = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,8 +21,9 @@ from app.kernel.namespaces import (
 )
 from app.kernel.netlink import Rtnl
 from app.kernel.observe import Observer
+from app.kernel.removal import Removal
 from app.kernel.settings import filters_strictly
-from app.model.errors import Invalid, NamespaceMissing
+from app.model.errors import BridgeheadError, Invalid, NamespaceMissing
 from app.model.host import HostFacts
 from app.model.ops import Op
 from app.model.spec import IPAddress, IPNetwork, NetnsKind, NetnsRef, Protocol, Version
@@ -30,7 +31,7 @@ from app.model.state import (
     Attachment,
     Bridge,
     DefaultRoute,
-    ForeignLink,
+    Departing,
     HostPort,
     Item,
     LoopbackRoute,
@@ -57,11 +58,13 @@ class LinuxKernel:
         self._ledger = sysctl.SysctlLedger(state_dir / "sysctl.json")
         self._known = KnownNamespaces()
         self._links = Links(self._rtnl, self._namespaces, self._known)
+        self._removal = Removal(self._mirror, self._namespaces, self._links.default_route)
         self._observer = Observer(self._rtnl, self._mirror, self._namespaces, self._known)
         ports.raise_descriptor_limit()
 
     def close(self) -> None:
         self._links.close()
+        self._removal.close()
         self._ports.close()
         self._mirror.close()
         self._rtnl.close()
@@ -139,9 +142,15 @@ class LinuxKernel:
             DefaultRoute: self._links.default_route,
             Sysctl: self._sysctl,
             LoopbackRoute: self._links.loopback_route,
-            ForeignLink: self._links.foreign_link,
         }
-        handlers[type(op.item)](op)
+        if op.after is None and isinstance(op.item, Departing):
+            for _op, refusal in self._removal.remove([op]):
+                raise refusal
+        else:
+            handlers[type(op.item)](op)
+
+    def remove(self, ops: Sequence[Op]) -> list[tuple[Op, BridgeheadError]]:
+        return self._removal.remove(ops)
 
     def _bridge(self, op: Op) -> None:
         self._links.bridge(op)
@@ -168,8 +177,6 @@ class LinuxKernel:
                 self._namespaces.create(after.name, after.owner)
             case _, Netns() as after:
                 self._namespaces.note_maker(after.name)
-            case Netns() as before, None:
-                self._namespaces.delete(before.name)
 
     def _host_port(self, op: Op) -> None:
         before = op.before if isinstance(op.before, HostPort) else None

@@ -300,36 +300,38 @@ class Namespaces:
                 for descriptor in held:
                     libc.umount(f"/proc/thread-self/fd/{descriptor}")
 
-    def delete(self, name: str) -> bool:
-        """Removes a namespace that we made; False where it is gone, or not ours."""
-        target = RUN_NETNS / name
+    def open_own(self, name: str) -> int | None:
+        """A descriptor of a namespace that we made, for the caller to close; None where it is gone, or not ours.
+
+        A placeholder of ours is removed.
+        """
         if self._is_placeholder(name):
-            target.unlink()
-            return True
-        if self.owner(name) is None:
-            return False
+            (RUN_NETNS / name).unlink()
+            return None
         try:
-            libc.umount(str(target))
-            target.unlink(missing_ok=True)
-        except OSError as refusal:
-            raise KernelRefused(refusal.errno or errno.EIO, f"ip netns delete {name}") from refusal
-        return True
+            with opened(NetnsRef(NetnsKind.NAME, name)) as descriptor:
+                return os.dup(descriptor) if self._owner_of(descriptor, name) is not None else None
+        except NamespaceMissing:
+            return None
 
     def owner(self, name: str) -> str | None:
         """The id in the mark of a namespace that a daemon of this host made; None for any other."""
         try:
             with opened(NetnsRef(NetnsKind.NAME, name)) as descriptor:
-                if identity(descriptor) == self.host_identity:
-                    return None
-                with self.rtnl(descriptor, name) as rtnl:
-                    lo = rtnl.link("lo")
-                    owner = owner_of(lo.alias) if lo else None
-                    if owner is None:
-                        return None
-                    foreign = rtnl.nsid_of(self.host) is None and bool(rtnl.nsids())
-                    return None if foreign else owner
+                return self._owner_of(descriptor, name)
         except NamespaceMissing:
             return None
+
+    def _owner_of(self, descriptor: int, name: str) -> str | None:
+        if identity(descriptor) == self.host_identity:
+            return None
+        with self.rtnl(descriptor, name) as rtnl:
+            lo = rtnl.link("lo")
+            owner = owner_of(lo.alias) if lo else None
+            if owner is None:
+                return None
+            foreign = rtnl.nsid_of(self.host) is None and bool(rtnl.nsids())
+            return None if foreign else owner
 
     def note_maker(self, name: str) -> None:
         """Takes note of whether a namespace that is there is ours or another's."""

@@ -45,6 +45,8 @@ LOOPBACK6 = IPv6Address("::1")
 LINK_GROUP = 25192
 """IFLA_GROUP of our links ('bh'): unlike the alias it is set as the link is made, so that a link
 whose maker was killed before it had its alias is still known as ours."""
+GOING_GROUPS = range(LINK_GROUP + 1, LINK_GROUP + 17)
+"""Groups of those of our links that are being removed together: ours all the same where that was cut short."""
 BR_STATE_FORWARDING = 3
 RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE = 0x1, 0x10, 0x40
 RTMGRP_IPV6_IFADDR, RTMGRP_IPV6_ROUTE = 0x100, 0x400
@@ -97,12 +99,21 @@ class Link:
 
         The alias alone is on inner ends too: a daemon that runs in a namespace that another one made sees those.
         """
-        return owner_of(self.alias) if self.group == LINK_GROUP else None
+        return owner_of(self.alias) if self._is_grouped else None
 
     @property
     def is_ours(self) -> bool:
         """Marked; or made by us and killed before the alias: our group, still down."""
-        return self.owner is not None or (self.group == LINK_GROUP and not self.up and self.alias is None)
+        return self.owner is not None or (self._is_grouped and not self.up and self.alias is None)
+
+    @property
+    def is_going(self) -> bool:
+        """In a group of links that are being removed."""
+        return self.group in GOING_GROUPS
+
+    @property
+    def _is_grouped(self) -> bool:
+        return self.group == LINK_GROUP or self.is_going
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 import stat
+import struct
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from app.kernel import libc
 from app.kernel.netlink import Rtnl
+from app.kernel.wire import RTM_GETLINK, RTM_GETNSID, Netlink, Packed, attribute, attributes
 from app.model.errors import KernelRefused, NamespaceMissing, StartupError
 from app.model.naming import ALIAS_PREFIX, alias, owner_of
 from app.model.spec import NetnsKind, NetnsRef
@@ -20,6 +22,8 @@ from app.model.spec import NetnsKind, NetnsRef
 RUN_NETNS = Path("/run/netns")
 SELF_NETNS = "/proc/thread-self/ns/net"
 _NS_GET_USERNS, _NS_GET_NSTYPE, _NS_GET_OWNER_UID = 0xB701, 0xB703, 0xB704
+_NETNSA_NSID, _NETNSA_FD, _NETNSA_TARGET_NSID = 1, 3, 4  # linux/net_namespace.h
+_IFLA_IFALIAS, _IFLA_TARGET_NETNSID, _LOOPBACK_INDEX = 20, 46, 1
 _PROBE_MAC = "02:00:00:00:00:01"
 
 Identity = tuple[int, int]
@@ -178,9 +182,11 @@ class Namespaces:
     def __init__(self) -> None:
         self.others: set[str] = set()
         self.host = os.open(SELF_NETNS, os.O_RDONLY | os.O_CLOEXEC)
+        self._netlink = Netlink()
         self.host_identity = identity(self.host)
 
     def close(self) -> None:
+        self._netlink.close()
         os.close(self.host)
 
     @contextmanager
@@ -325,6 +331,9 @@ class Namespaces:
     def _owner_of(self, descriptor: int, name: str) -> str | None:
         if identity(descriptor) == self.host_identity:
             return None
+        seen = self._seen_from_here(descriptor)
+        if seen is not None and (owner_of(seen[0]) is None or seen[1]):
+            return owner_of(seen[0])
         with self.rtnl(descriptor, name) as rtnl:
             lo = rtnl.link("lo")
             owner = owner_of(lo.alias) if lo else None
@@ -332,6 +341,35 @@ class Namespaces:
                 return None
             foreign = rtnl.nsid_of(self.host) is None and bool(rtnl.nsids())
             return None if foreign else owner
+
+    def _seen_from_here(self, descriptor: int) -> tuple[str, bool] | None:
+        """The alias of a namespace's lo and whether it has an id for our host, by requests that need not enter it.
+
+        None where that is not to be had: the host has no id for it, or may not ask; or before Linux 4.20.
+        """
+        nsid = self._nsid(descriptor)
+        if nsid is None:
+            return None
+        target = struct.pack("=i", nsid)
+        body = struct.pack("=BxHiII", 0, 0, _LOOPBACK_INDEX, 0, 0) + attribute(_IFLA_TARGET_NETNSID, target)
+        try:
+            raw = self._netlink.change(Packed(body), RTM_GETLINK, 0, lambda: f"ip link show lo target-nsid {nsid}")[0]
+        except KernelRefused:
+            return None
+        found = attributes(raw, 32)
+        if _IFLA_TARGET_NETNSID not in found:
+            return None  # our own
+        alias = found.get(_IFLA_IFALIAS, b"").rstrip(b"\0").decode(errors="replace")
+        return alias, self._nsid(self.host, target) is not None
+
+    def _nsid(self, descriptor: int, target: bytes = b"") -> int | None:
+        """The id of a namespace in ours, or in that of which ours has the id `target`; None for none."""
+        body = bytes(4) + attribute(_NETNSA_FD, struct.pack("=I", descriptor))
+        if target:
+            body += attribute(_NETNSA_TARGET_NSID, target)
+        raw = self._netlink.change(Packed(body), RTM_GETNSID, 0, lambda: "ip netns list-id")[0]
+        number = int(struct.unpack("=i", attributes(raw, 20)[_NETNSA_NSID])[0])
+        return number if number >= 0 else None
 
     def note_maker(self, name: str) -> None:
         """Takes note of whether a namespace that is there is ours or another's."""

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from app.kernel.wire import (
     AF_BRIDGE,
+    RTM_DELLINK,
     RTM_DELNEIGH,
     RTM_NEWNEIGH,
     RTMGRP_IPV4_IFADDR,
@@ -72,14 +73,17 @@ class Event:
 
 
 class KernelEvents:
-    """Belongs to the namespace of the thread that makes it; read by one thread. Making it raises OSError."""
+    """Belongs to the namespace of the thread that makes it; read by one thread. Making it raises OSError.
 
-    def __init__(self) -> None:
-        self._netlink = Netlink(socket.NETLINK_ROUTE, _GROUPS)
+    departures: only of links that are removed.
+    """
+
+    def __init__(self, *, departures: bool = False) -> None:
+        self._netlink = Netlink(socket.NETLINK_ROUTE, RTMGRP_LINK if departures else _GROUPS)
         self._netlink.widen(_QUEUE)
         self._socket = socket.socket(fileno=os.dup(self._netlink.fileno()))
         self._socket.setsockopt(_SOL_NETLINK, _NETLINK_LISTEN_ALL_NSID, 1)  # which takes CAP_NET_BROADCAST
-        _leave_out_neighbours(self._socket)
+        _filter(self._socket, _DEPARTURES if departures else _NO_NEIGHBOURS)
 
     def fileno(self) -> int:
         return self._netlink.fileno()
@@ -167,20 +171,31 @@ def _nsid(ancillary: list[tuple[int, int, bytes]]) -> int | None:
     return None
 
 
-def _leave_out_neighbours(listener: socket.socket) -> None:
-    """Has the kernel drop what neighbours' states say, of which there is much, but for lost forwarding entries."""
-
-    def number(kind: int) -> int:  # the program loads in network order
-        return int.from_bytes(struct.pack("=H", kind), "big")
-
-    program = [
-        (_LOAD_SHORT, 0, 0, _TYPE_AT),
-        (_IF_EQUAL, 4, 0, number(RTM_NEWNEIGH)),  # to the end: dropped
-        (_IF_EQUAL, 0, 2, number(RTM_DELNEIGH)),
-        (_LOAD_BYTE, 0, 0, _FAMILY_AT),
-        (_IF_EQUAL, 0, 1, AF_BRIDGE),
-        (_RETURN, 0, 0, 0xFFFFFFFF),
-        (_RETURN, 0, 0, 0),
-    ]
+def _filter(listener: socket.socket, program: list[tuple[int, int, int, int]]) -> None:
     code = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *one) for one in program))
     listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("@HP", len(program), ctypes.addressof(code)))
+
+
+def _loaded(kind: int) -> int:
+    """A type as a filter loads it: in network order."""
+    return int.from_bytes(struct.pack("=H", kind), "big")
+
+
+_NO_NEIGHBOURS = [
+    (_LOAD_SHORT, 0, 0, _TYPE_AT),
+    (_IF_EQUAL, 4, 0, _loaded(RTM_NEWNEIGH)),  # to the end: dropped
+    (_IF_EQUAL, 0, 2, _loaded(RTM_DELNEIGH)),
+    (_LOAD_BYTE, 0, 0, _FAMILY_AT),
+    (_IF_EQUAL, 0, 1, AF_BRIDGE),
+    (_RETURN, 0, 0, 0xFFFFFFFF),
+    (_RETURN, 0, 0, 0),
+]
+"""What neighbours' states say is much; only lost forwarding entries are heard."""
+_DEPARTURES = [
+    (_LOAD_SHORT, 0, 0, _TYPE_AT),
+    (_IF_EQUAL, 0, 3, _loaded(RTM_DELLINK)),  # to the end: dropped
+    (_LOAD_BYTE, 0, 0, _FAMILY_AT),
+    (_IF_EQUAL, 1, 0, AF_BRIDGE),  # a port leaves its bridge
+    (_RETURN, 0, 0, 0xFFFFFFFF),
+    (_RETURN, 0, 0, 0),
+]

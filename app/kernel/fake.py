@@ -7,7 +7,7 @@ a test put there what others own (`add_*`, `hold_port`), make it fail (`refuse`)
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NoReturn
 
@@ -77,6 +77,15 @@ class FakeKernel(FakeHost):
         }
         handlers[type(op.item)](op)
         self.log.append(op)
+
+    def remove(self, ops: Sequence[Op]) -> list[tuple[Op, BridgeheadError]]:
+        refused: list[tuple[Op, BridgeheadError]] = []
+        for op in ops:
+            try:
+                self.apply(op)
+            except BridgeheadError as refusal:
+                refused.append((op, refusal))
+        return refused
 
     def flush(self, forwards: Collection[PortForward]) -> None:
         self.flushed += [forward for forward in forwards if forward.protocol is not Protocol.TCP]

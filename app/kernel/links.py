@@ -1,4 +1,4 @@
-"""Bridges, veth pairs, default routes: made, changed and removed."""
+"""Bridges, veth pairs, default routes: made and changed; how links are removed is in `removal`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,6 @@ from app.model.state import (
     Attachment,
     Bridge,
     DefaultRoute,
-    ForeignLink,
     IPInterface,
     LoopbackRoute,
     in_order,
@@ -62,15 +61,6 @@ class Links:
 
     # --- marks
 
-    def foreign_link(self, op: Op) -> None:
-        if isinstance(op.before, ForeignLink):
-            self._delete(op.before.name, op.before.owner)
-
-    def _delete(self, name: str, owner: str) -> None:
-        link = self._rtnl.link(name)
-        if link is not None and link.is_ours and (link.owner or owner) == owner:
-            self._rtnl.delete_link(link.index)
-
     def _require_own(self, name: str, owner: str | None = None) -> Link:
         """A link that bears our mark. Raises KernelRefused where it is gone, or somebody else's by now."""
         link = self._rtnl.require(name)
@@ -101,8 +91,6 @@ class Links:
         match op.before, op.after:
             case None, Bridge() as after:
                 self._make_bridge(after)
-            case Bridge() as before, None:
-                self._delete(before.name, before.owner)
             case Bridge() as before, Bridge() as after:
                 self._change_bridge(before, after)
 
@@ -139,8 +127,6 @@ class Links:
         match op.before, op.after:
             case None, Attachment() as after:
                 self._attach(after)
-            case Attachment() as before, None:
-                self._delete(before.host_ifname, before.owner)
             case Attachment() as before, Attachment() as after:
                 self._change_attachment(before, after)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -22,9 +22,10 @@ from app.kernel.namespaces import (
 )
 from app.kernel.netlink import Rtnl
 from app.kernel.observe import Observer
+from app.kernel.removal import Removal
 from app.kernel.settings import filters_strictly
 from app.kernel.visits import Visits
-from app.model.errors import Invalid, NamespaceMissing
+from app.model.errors import BridgeheadError, Invalid, NamespaceMissing
 from app.model.host import HostFacts
 from app.model.ops import Op
 from app.model.spec import IPAddress, IPNetwork, NetnsKind, NetnsRef, Protocol, Version
@@ -32,7 +33,7 @@ from app.model.state import (
     Attachment,
     Bridge,
     DefaultRoute,
-    ForeignLink,
+    Departing,
     HostPort,
     Item,
     LoopbackRoute,
@@ -61,12 +62,14 @@ class LinuxKernel:
         self._announcer = Announcer()
         self._visits = Visits(self._namespaces, self._announcer)
         self._links = Links(self._rtnl, self._mirror, self._namespaces, self._visits, self._known, self._announcer)
+        self._removal = Removal(self._mirror, self._namespaces, self._links.default_route)
         self._observer = Observer(self._rtnl, self._mirror, self._namespaces, self._known)
         ports.raise_descriptor_limit()
 
     def close(self) -> None:
         self._links.close()
         self._announcer.close()
+        self._removal.close()
         self._ports.close()
         self._mirror.close()
         self._rtnl.close()
@@ -148,9 +151,18 @@ class LinuxKernel:
             DefaultRoute: self._links.default_route,
             Sysctl: self._sysctl,
             LoopbackRoute: self._links.loopback_route,
-            ForeignLink: self._links.foreign_link,
         }
-        handlers[type(op.item)](op)
+        if op.after is None and isinstance(op.item, Departing):
+            for _op, refusal in self._removal.remove([op]):
+                raise refusal
+        else:
+            handlers[type(op.item)](op)
+
+    def remove(self, ops: Sequence[Op]) -> list[tuple[Op, BridgeheadError]]:
+        for op in ops:
+            if isinstance(op.item, Netns):
+                self._visits.leave(NetnsRef(NetnsKind.NAME, op.item.name))
+        return self._removal.remove(ops)
 
     def _bridge(self, op: Op) -> None:
         self._links.bridge(op)
@@ -177,9 +189,6 @@ class LinuxKernel:
                 self._namespaces.create(after.name, after.owner)
             case _, Netns() as after:
                 self._note_maker(after.name)
-            case Netns() as before, None:
-                self._visits.leave(NetnsRef(NetnsKind.NAME, before.name))
-                self._namespaces.delete(before.name)
 
     def _note_maker(self, name: str) -> None:
         """Takes note of whether a namespace that is there is ours or another's."""

@@ -92,6 +92,10 @@ class HostMirror:
     def close(self) -> None:
         self._events.close()
 
+    def fileno(self) -> int:
+        """Readable where something has happened; another one where events were lost."""
+        return self._events.fileno()
+
     def _load(self) -> None:
         self._links, self._names, self._addresses = {}, {}, {}
         with Rtnl() as rtnl:
@@ -177,6 +181,9 @@ class HostMirror:
 
     def links(self) -> list[Link]:
         return [told.link for told in self._links.values()]
+
+    def holds_link(self, index: int) -> bool:
+        return index in self._links
 
     def routes(self) -> list[Route]:
         return list(self._routes)

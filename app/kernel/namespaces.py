@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 import stat
+import struct
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from app.kernel import libc
 from app.kernel.netlink import Rtnl
+from app.kernel.wire import RTM_GETLINK, RTM_GETNSID, Netlink, Packed, attribute, attributes
 from app.model.errors import KernelRefused, NamespaceMissing, StartupError
 from app.model.naming import ALIAS_PREFIX, alias, owner_of
 from app.model.spec import NetnsKind, NetnsRef
@@ -21,6 +23,8 @@ RUN_NETNS = Path("/run/netns")
 SELF_NETNS = "/proc/thread-self/ns/net"
 _NS_GET_USERNS, _NS_GET_NSTYPE, _NS_GET_OWNER_UID = 0xB701, 0xB703, 0xB704
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+_NETNSA_NSID, _NETNSA_FD, _NETNSA_TARGET_NSID = 1, 3, 4  # linux/net_namespace.h
+_IFLA_IFALIAS, _IFLA_TARGET_NETNSID, _LOOPBACK_INDEX = 20, 46, 1
 _PROBE_MAC = "02:00:00:00:00:01"
 
 Identity = tuple[int, int]
@@ -207,10 +211,12 @@ class Namespaces:
     def __init__(self) -> None:
         self.others: set[str] = set()
         self.host = os.open(SELF_NETNS, os.O_RDONLY | os.O_CLOEXEC)
+        self._netlink = Netlink()
         self.host_identity = identity(self.host)
         self._shared: str | None = None
 
     def close(self) -> None:
+        self._netlink.close()
         os.close(self.host)
 
     @contextmanager
@@ -342,28 +348,36 @@ class Namespaces:
                     libc.umount(f"/proc/thread-self/fd/{descriptor}")
         self._shared = _mount_of(RUN_NETNS)
 
-    def delete(self, name: str) -> bool:
-        """Removes a namespace that we made; False where it is gone, or not ours."""
-        target = RUN_NETNS / name
+    def open_own(self, name: str) -> int | None:
+        """A descriptor of a namespace that we made, for the caller to close; None where it is gone, or not ours.
+
+        A placeholder of ours is removed.
+        """
         if self._is_placeholder(name):
-            target.unlink()
-            return True
-        if self.owner(name) is None:
-            return False
+            (RUN_NETNS / name).unlink()
+            return None
         try:
-            libc.umount(str(target))
-            target.unlink(missing_ok=True)
-        except OSError as refusal:
-            raise KernelRefused(refusal.errno or errno.EIO, f"ip netns delete {name}") from refusal
-        return True
+            with opened(NetnsRef(NetnsKind.NAME, name)) as descriptor:
+                return os.dup(descriptor) if self._owner_of(descriptor, name) is not None else None
+        except NamespaceMissing:
+            return None
 
     def owner(self, name: str) -> str | None:
         """The id in the mark of a namespace that a daemon of this host made; None for any other."""
         try:
-            with opened(NetnsRef(NetnsKind.NAME, name)) as descriptor, self.rtnl(descriptor, name) as rtnl:
-                return self.owner_at(identity(descriptor), rtnl)
+            with opened(NetnsRef(NetnsKind.NAME, name)) as descriptor:
+                return self._owner_of(descriptor, name)
         except NamespaceMissing:
             return None
+
+    def _owner_of(self, descriptor: int, name: str) -> str | None:
+        if identity(descriptor) == self.host_identity:
+            return None
+        seen = self._seen_from_here(descriptor)
+        if seen is not None and (owner_of(seen[0]) is None or seen[1]):
+            return owner_of(seen[0])
+        with self.rtnl(descriptor, name) as rtnl:
+            return self.owner_at(identity(descriptor), rtnl)
 
     def owner_at(self, place: Identity, rtnl: Rtnl) -> str | None:
         """The same of a namespace that is open, by a socket in it."""
@@ -375,6 +389,35 @@ class Namespaces:
             return None
         foreign = nsid is None and bool(rtnl.nsids())
         return None if foreign else owner
+
+    def _seen_from_here(self, descriptor: int) -> tuple[str, bool] | None:
+        """The alias of a namespace's lo and whether it has an id for our host, by requests that need not enter it.
+
+        None where that is not to be had: the host has no id for it, or may not ask; or before Linux 4.20.
+        """
+        nsid = self._nsid(descriptor)
+        if nsid is None:
+            return None
+        target = struct.pack("=i", nsid)
+        body = struct.pack("=BxHiII", 0, 0, _LOOPBACK_INDEX, 0, 0) + attribute(_IFLA_TARGET_NETNSID, target)
+        try:
+            raw = self._netlink.change(Packed(body), RTM_GETLINK, 0, lambda: f"ip link show lo target-nsid {nsid}")[0]
+        except KernelRefused:
+            return None
+        found = attributes(raw, 32)
+        if _IFLA_TARGET_NETNSID not in found:
+            return None  # our own
+        alias = found.get(_IFLA_IFALIAS, b"").rstrip(b"\0").decode(errors="replace")
+        return alias, self._nsid(self.host, target) is not None
+
+    def _nsid(self, descriptor: int, target: bytes = b"") -> int | None:
+        """The id of a namespace in ours, or in that of which ours has the id `target`; None for none."""
+        body = bytes(4) + attribute(_NETNSA_FD, struct.pack("=I", descriptor))
+        if target:
+            body += attribute(_NETNSA_TARGET_NSID, target)
+        raw = self._netlink.change(Packed(body), RTM_GETNSID, 0, lambda: "ip netns list-id")[0]
+        number = int(struct.unpack("=i", attributes(raw, 20)[_NETNSA_NSID])[0])
+        return number if number >= 0 else None
 
     def note_maker(self, name: str, owner: str | None) -> None:
         """Takes note of whether a namespace that is there is ours or another's."""

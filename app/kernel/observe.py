@@ -62,7 +62,10 @@ class Observer:
         for link in links:
             owner = link.owner or ""
             bridge, veth = bridges.get(link.name), veths.get(link.name)
-            if bridge is not None and (bridge.owner, "bridge") == (owner, link.kind):
+            if link.is_going:
+                # a removal was cut short: what it was about goes, and is made anew where it is wanted
+                yield ForeignLink(owner, link.name)
+            elif bridge is not None and (bridge.owner, "bridge") == (owner, link.kind):
                 yield self._bridge(bridge, link)
             elif veth is not None and (veth.owner, "veth") == (owner, link.kind):
                 yield self._attachment(veth, link, static, remade) or ForeignLink(owner, link.name)

@@ -12,6 +12,7 @@ from typing import Any
 
 from app.kernel.wire import (
     AF_BRIDGE,
+    GOING_GROUPS,
     IFF_UP,
     LINK_GROUP,
     LOOPBACK6,
@@ -72,12 +73,21 @@ class Link:
 
         The alias alone is on inner ends too: a daemon that runs in a namespace that another one made sees those.
         """
-        return owner_of(self.alias) if self.group == LINK_GROUP else None
+        return owner_of(self.alias) if self._is_grouped else None
 
     @property
     def is_ours(self) -> bool:
         """Marked; or made by us and killed before the alias: our group, still down."""
-        return self.owner is not None or (self.group == LINK_GROUP and not self.up and self.alias is None)
+        return self.owner is not None or (self._is_grouped and not self.up and self.alias is None)
+
+    @property
+    def is_going(self) -> bool:
+        """In a group of links that are being removed."""
+        return self.group in GOING_GROUPS
+
+    @property
+    def _is_grouped(self) -> bool:
+        return self.group == LINK_GROUP or self.is_going
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,6 +42,8 @@ LOOPBACK6 = IPv6Address("::1")
 LINK_GROUP = 25192
 """IFLA_GROUP of our links ('bh'): unlike the alias it is set as the link is made, so that a link
 whose maker was killed before it had its alias is still known as ours."""
+GOING_GROUPS = range(LINK_GROUP + 1, LINK_GROUP + 17)
+"""Groups of those of our links that are being removed together: ours all the same where that was cut short."""
 BR_STATE_FORWARDING = 3
 RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE = 0x1, 0x10, 0x40
 RTMGRP_IPV6_IFADDR, RTMGRP_IPV6_ROUTE = 0x100, 0x400

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol as Interface
 
+from app.model.errors import BridgeheadError
 from app.model.host import HostFacts
 from app.model.ops import Op
 from app.model.spec import IPAddress, IPNetwork, NetnsRef, Protocol
@@ -69,6 +70,13 @@ class Kernel(Host, Interface):
 
     def apply(self, op: Op) -> None:
         """Carries out one operation on anything but rules, all of it or nothing. Raises KernelRefused."""
+
+    def remove(self, ops: Sequence[Op]) -> list[tuple[Op, BridgeheadError]]:
+        """Removes links, namespaces and default routes together; goes on past what is refused, and gives it back.
+
+        Done once the kernel has announced that all of them are gone: names, addresses and ports of theirs can be
+        used again. Its being gone already is as good.
+        """
 
     def flush(self, forwards: Collection[PortForward]) -> None:
         """Forgets the flows of connectionless protocols to these host ports."""

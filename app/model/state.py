@@ -208,6 +208,8 @@ class ForeignLink:
 TrafficItem = NetworkPolicy | PortForward
 FirewallItem = TrafficItem | SourceGuard
 Item = Netns | HostPort | FirewallItem | Bridge | Attachment | DefaultRoute | Sysctl | LoopbackRoute | ForeignLink
+Departing = Netns | Bridge | Attachment | DefaultRoute | ForeignLink
+"""What goes together with others of its kind, in one batch."""
 State = Mapping[ItemKey, Item]
 
 

@@ -15,7 +15,7 @@ from app.model.contracts import Kernel
 from app.model.errors import BridgeheadError, KernelRefused, NamespaceMissing
 from app.model.ops import Op
 from app.model.spec import IPNetwork, Network, Portmap
-from app.model.state import Attachment, DefaultRoute, FirewallItem, Netns, PortForward
+from app.model.state import Attachment, DefaultRoute, Departing, FirewallItem, Netns, PortForward
 from app.model.status import State
 from app.planner.diff import inverse
 from app.reconcile.render import Subject
@@ -97,25 +97,33 @@ class Executor:
     def run_each(self, ops: Sequence[Op]) -> Outcome:
         """As many of them as the kernel takes: for healing, where one object must not hold up the others."""
         outcome = Outcome()
-        for op in ops:
-            try:
-                self._run_group([op], outcome, None)
-            except BridgeheadError as refusal:
-                outcome.refused.append((op, refusal))
-            except Exception as failure:
-                log.exception("unexpected failure at %s", " ".join(op.item.key))
-                outcome.refused.append((op, BridgeheadError(f"unexpected failure: {failure}")))
+        for group in _groups(ops):
+            for part in [group] if _departs(group[0]) else [[op] for op in group]:
+                self._run_alone(part, outcome)
         self.flush(_forwards(outcome.done))
         return outcome
 
+    def _run_alone(self, group: list[Op], outcome: Outcome) -> None:
+        try:
+            self._run_group(group, outcome, None)
+        except BridgeheadError as refusal:
+            outcome.refused += [(op, refusal) for op in group]
+        except Exception as failure:
+            log.exception("unexpected failure at %s", _keys(group))
+            if len(group) > 1:
+                for op in group:
+                    self._run_alone([op], outcome)
+            else:
+                outcome.refused.append((group[0], BridgeheadError(f"unexpected failure: {failure}")))
+
     def undo(self, done: Sequence[Op]) -> None:
         """Takes operations back, in an order that is safe for that; goes on past a failure, and says so."""
-        for group in _groups(inverse(done)):
+        for group in _groups(inverse(done), together=False):
             try:
                 self._run_group(group, Outcome(), None)
             except Exception:
                 self.stuck = True
-                log.exception("cannot undo %s", ", ".join(" ".join(op.item.key) for op in group))
+                log.exception("cannot undo %s", _keys(group))
         self.flush(_forwards(done))
 
     def flush(self, forwards: list[PortForward]) -> None:
@@ -140,8 +148,11 @@ class Executor:
             if isinstance(group[0].item, FirewallItem):
                 told = self._firewall.apply(group)
             else:
-                self._kernel.apply(group[0])
-                told = commands(group[0]) if log.isEnabledFor(logging.INFO) else []
+                if len(group) > 1:
+                    group = self._remove(group, outcome)
+                else:
+                    self._kernel.apply(group[0])
+                told = [line for op in group for line in commands(op)] if log.isEnabledFor(logging.INFO) else []
         except BridgeheadError as refusal:
             if not _tolerable(group[0], refusal, own):
                 raise
@@ -151,6 +162,13 @@ class Executor:
         self.progress()
         for line in told:
             log.info("%s", line)
+
+    def _remove(self, group: list[Op], outcome: Outcome) -> list[Op]:
+        """Those that are gone."""
+        refused = self._kernel.remove(group)
+        outcome.refused += refused
+        left = [op for op, _refusal in refused]
+        return [op for op in group if op not in left] if left else group
 
     def _flush(self, done: Iterable[Op]) -> None:
         """Once the rules are in place: by the host's port, before and after."""
@@ -169,12 +187,22 @@ def _forwards(done: Iterable[Op]) -> list[PortForward]:
     return [side for op in done for side in (op.before, op.after) if isinstance(side, PortForward)]
 
 
-def _groups(ops: Iterable[Op]) -> Iterable[list[Op]]:
-    for is_rule, group in groupby(ops, key=lambda op: isinstance(op.item, FirewallItem)):
-        if is_rule:
+def _groups(ops: Iterable[Op], *, together: bool = True) -> Iterable[list[Op]]:
+    """What is done in one go: rules and, where they may go together, links and namespaces that go."""
+    for (is_rule, departs), group in groupby(ops, key=lambda op: (isinstance(op.item, FirewallItem), _departs(op))):
+        if is_rule or (departs and together):
             yield list(group)
         else:
             yield from ([op] for op in group)
+
+
+def _departs(op: Op) -> bool:
+    """Whether it goes together with others of its kind."""
+    return op.after is None and isinstance(op.item, Departing)
+
+
+def _keys(ops: Iterable[Op]) -> str:
+    return ", ".join(" ".join(op.item.key) for op in ops)
 
 
 def _tolerable(op: Op, refusal: BridgeheadError, own: Collection[str] | None) -> bool:

@@ -37,6 +37,7 @@ from app.store.repository import Repository
 
 log = logging.getLogger("bridgehead.worker")
 
+_LINKED = ("network", "endpoint")
 _Refused = Sequence[tuple[Op, BridgeheadError]]
 
 
@@ -98,7 +99,9 @@ class Healer:
 
     def heal(self, found: Findings) -> bool:
         """Looks at what may have suffered and mends it; False where something could not be. Raises BridgeheadError."""
-        keys = found.keys | (self._brake.ripe() if found.due else set())
+        # what was deleted meanwhile made these events itself
+        keys = {key for key in found.keys if key[0] not in _LINKED or self._watchlist.link(key[1]) is not None}
+        keys |= self._brake.ripe() if found.due else set()
         if found.settings or found.due:
             keys |= self._turned_settings()
         whole = self._heal_keys(keys) if keys else True

@@ -54,6 +54,14 @@ def test_what_is_right_is_looked_at_and_left_alone(world):
     assert world.worker.looks == (passes, 2)
 
 
+def test_events_of_a_removal_lead_to_no_look(world):
+    world.make()
+    before, gone = world.worker.looks, keys_of(world)
+    world.do(networks.delete, ref="web", force=True)
+    heal(world, *gone)
+    assert world.worker.looks == before
+
+
 @pytest.mark.parametrize("damage", ["address", "down", "route", "bridge", "veth", "default", "connected"])
 def test_damage_is_mended_by_key(world, damage):
     world.make()

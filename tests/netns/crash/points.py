@@ -9,6 +9,7 @@ import mmap
 import os
 import signal
 import struct
+import threading
 from functools import wraps
 from pathlib import Path
 
@@ -61,6 +62,8 @@ def _wrap(board, owner, name, *, before=False, operation=False):
 
     @wraps(original)
     def counted(*arguments, **options):
+        if threading.current_thread().name == "removal":
+            return original(*arguments, **options)  # it may go on after the answer
         asked = f"{getattr(owner, '__name__', owner)}.{name}"
         if before:
             board.pass_by(asked, operation=operation)
@@ -74,11 +77,15 @@ def _wrap(board, owner, name, *, before=False, operation=False):
 def install(board, *, iptables):
     """Puts the points into the daemon's own parts."""
     from app.firewall import libnftables, selection
-    from app.kernel import libc, linux, ports, sysctl, wire
+    from app.kernel import libc, linux, ports, removal, sysctl, wire
     from app.reconcile.batch import Requests
     from app.store.repository import Repository
 
     _wrap(board, linux.LinuxKernel, "apply", before=True, operation=True)
+    _wrap(board, linux.LinuxKernel, "remove", before=True, operation=True)
+    _wrap(board, removal.Groups, "move")
+    _wrap(board, removal.Removal, "delete", before=True)
+    _wrap(board, removal.Removal, "unlink", before=True)
     _wrap(board, selection.HostFirewall, "apply", before=True, operation=True)
     _wrap(board, Requests, "_commit", before=True)
     _wrap(board, Repository, "flush")

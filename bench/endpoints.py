@@ -96,6 +96,9 @@ def _commit(ground):
         1.3,
         f"{POST}, 10,000 mappings there",
     ),
+    Target(
+        "POST /endpoints, the 1,000th / raw netlink, the 1,000th", f"{POST}, the 1,000th", 3, f"{RAW_ADD}, the 1,000th"
+    ),
     Target("POST /endpoints, creating the namespace", f"{POST}, with its namespace", 1, POST, kind="plus"),
     Target("DELETE /endpoints, one / a blocking raw-netlink delete", DELETE, 0.25, RAW_DELETE),
 )

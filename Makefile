@@ -31,7 +31,7 @@ soak: ## the long runs
 	@scripts/bootstrap.sh dev
 	$(BIN)/pytest tests -m soak --timeout 0 -n 2 --dist worksteal $(ARGS)
 
-bench: ## the benchmarks
+bench: ## the benchmarks (ARGS: rows by name, --no-peers, --docs)
 	$(ROOT)
 	@scripts/bootstrap.sh dev
 	$(BIN)/python -m bench $(ARGS)

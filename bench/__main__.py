@@ -11,15 +11,21 @@ from bench import report
 from bench.ground import Ground
 from bench.rows import BENCHES
 
+
+def _group(name):
+    """`healing` is `healing-iptables` and `healing-nftables`."""
+    return name.partition("-")[0]
+
+
+_GROUPS = sorted({_group(name) for name in BENCHES} - set(BENCHES))
 _DOCS = Path(__file__).resolve().parents[1] / "docs"
 
 
 def _options():
     rows = ", ".join(f"{one.name}{' (extra)' if one.extra else ''}" for one in BENCHES.values())
+    words = f"{rows}; all but the extra ones"
     parser = argparse.ArgumentParser(prog="python -m bench")
-    parser.add_argument(
-        "names", nargs="*", choices=[[], *BENCHES], metavar="NAME", help=f"{rows}; all but the extra ones"
-    )
+    parser.add_argument("names", nargs="*", choices=[[], *BENCHES, *_GROUPS], metavar="NAME", help=words)
     parser.add_argument("--no-peers", action="store_true", help="ours and the floors alone")
     parser.add_argument("--small", action="store_true", help="a tenth of all sizes and rounds, to see that all runs")
     parser.add_argument("--json", action="store_true", help="figures instead of tables")
@@ -28,11 +34,16 @@ def _options():
     return parser.parse_args()
 
 
+def _chosen(names):
+    if not names:
+        return [one for one in BENCHES.values() if not one.extra]
+    return [one for one in BENCHES.values() if {one.name, _group(one.name)} & set(names)]
+
+
 def _measure(options):
     results = []
-    chosen = [BENCHES[name] for name in options.names] or [one for one in BENCHES.values() if not one.extra]
     with Ground(peers=not options.no_peers, small=options.small) as ground:
-        for one in chosen:
+        for one in _chosen(options.names):
             start = time.monotonic()
             samples = one.measure(ground)
             results.append((one, samples))

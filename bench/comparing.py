@@ -41,7 +41,9 @@ def _installed(ground, samples):
         return
     for kind in PEERS:
         try:
-            yield kind(ground)
+            peer = kind(ground)
+            samples.notes.append(f"{peer.name}: {peer.version() or 'not of a package'}")
+            yield peer
         except Absent as reason:
             samples.notes.append(f"without {kind.name}: {reason}")
 

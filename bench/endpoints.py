@@ -1,5 +1,6 @@
 """One endpoint made and removed; two hundred by eight clients, and their network removed."""
 
+import sqlite3
 import time
 
 from bench.floor import GATEWAY, GROUP, PREFIX
@@ -68,6 +69,22 @@ def _ip_batch(ground, floor):
     return work
 
 
+def _commit(ground):
+    """One row written by SQLite alone, as safely as ours."""
+    database = sqlite3.connect(ground.directory() / "floor.db", isolation_level=None)
+    for words in ("journal_mode=WAL", "synchronous=FULL"):
+        database.execute(f"PRAGMA {words}")
+    database.execute("CREATE TABLE one (number INTEGER)")
+    ground.on_exit(database.close)
+
+    def work():
+        start = time.perf_counter()
+        database.execute("INSERT INTO one VALUES (1)")
+        return {"one SQLite commit, synchronous=FULL": time.perf_counter() - start}
+
+    return work
+
+
 @bench(
     "endpoint",
     "One endpoint made and removed",
@@ -78,6 +95,9 @@ def _ip_batch(ground, floor):
         f"{POST}, the 1,000th, 10,000 mappings there",
         1.3,
         f"{POST}, 10,000 mappings there",
+    ),
+    Target(
+        "POST /endpoints, the 1,000th / raw netlink, the 1,000th", f"{POST}, the 1,000th", 3, f"{RAW_ADD}, the 1,000th"
     ),
     Target("POST /endpoints, creating the namespace", f"{POST}, with its namespace", 1, POST, kind="plus"),
     Target("DELETE /endpoints, one / a blocking raw-netlink delete", DELETE, 0.25, RAW_DELETE),
@@ -97,7 +117,7 @@ def endpoint(ground):
             works.append(_raw(floor, words))
     if ground.floor() is not None and ground.has("ip"):
         works.append(_ip_batch(ground, ground.floor()))
-    alternate(samples, ground.sized(ROUNDS), *works)
+    alternate(samples, ground.sized(ROUNDS), *works, _commit(ground))
     return samples
 
 

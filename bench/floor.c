@@ -219,7 +219,7 @@ static void attach(const char *master, const char *name, const char *path, const
     close(netns);
 }
 
-/* What `ip netns add` does, with lo up. */
+/* What `ip netns add` does, with lo up; IPv6 is off, as on ours, or each link would have it to set up. */
 static void make_netns(const char *path) {
     int made = open(path, O_RDONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0444);
     if (made < 0 || close(made) || unshare(CLONE_NEWNET))
@@ -227,6 +227,9 @@ static void make_netns(const char *path) {
     int inner = opened(NETLINK_ROUTE);
     set_link(inner, 1, ALIAS, 1);
     close(inner);
+    int off = open("/proc/sys/net/ipv6/conf/default/disable_ipv6", O_WRONLY | O_CLOEXEC);
+    if (off >= 0 && (write(off, "1", 1) != 1 || close(off)))
+        die("disable_ipv6");
     if (mount("/proc/thread-self/ns/net", path, "none", MS_BIND, NULL) || setns(host_netns, CLONE_NEWNET))
         die("%s", path);
 }

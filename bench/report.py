@@ -128,7 +128,10 @@ def put(page, lines):
 
 
 def tables(results):
-    return [*markdown(results), "", *series_table(results)]
+    """What goes into the page: the targets, every series, and what is to be known of them."""
+    words = ", ".join(f"{name} {value}" for name, value in facts().items())
+    notes = [f"- {note}" for _one, samples in results for note in samples.notes]
+    return [f"One run: {words}.", "", *markdown(results), "", *series_table(results), *([""] if notes else []), *notes]
 
 
 def write(where, results):

@@ -1,6 +1,7 @@
 """What the peers have in common: a sandbox of its own for each, and the same things asked of it."""
 
 import shutil
+import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -28,12 +29,22 @@ class Peer:
     """numbers name containers. Each call does one thing, once, and returns seconds by series."""
 
     name = ""
+    package = ""
+    """Debian's, which has it."""
     together = 200
     """How many are made by eight clients."""
 
     def __init__(self, ground):
         self.sandbox = ground.kept(Sandbox())
         self.directory = ground.directory()
+
+    def version(self):
+        """Of Debian's package; empty where it came otherwise."""
+        if shutil.which("dpkg-query") is None:
+            return ""
+        asked = ["dpkg-query", "--show", self.package]
+        done = subprocess.run(asked, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+        return done.stdout.strip().replace("\t", " ")
 
     def hold(self):
         """One container that stays, where a network goes with its last one."""

@@ -11,6 +11,7 @@ _CHAIN = ("bridge", "portmap", "firewall")
 
 class Cni(Commands):
     name = "CNI"
+    package = "containernetworking-plugins"
 
     def __init__(self, ground):
         need("iptables", str(_PLUGINS / "host-local"), *(str(_PLUGINS / plugin) for plugin in _CHAIN))

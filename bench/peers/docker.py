@@ -45,6 +45,7 @@ class _Api(http.client.HTTPConnection):
 
 class Docker(Peer):
     name = "Docker"
+    package = "docker.io"
     together = 24
 
     def __init__(self, ground):

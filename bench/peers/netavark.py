@@ -9,6 +9,7 @@ _ID = "b" * 64
 
 class Netavark(Commands):
     name = "netavark"
+    package = "netavark"
 
     def __init__(self, ground):
         (self._command,) = need("/usr/lib/podman/netavark")

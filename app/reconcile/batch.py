@@ -133,6 +133,7 @@ class Requests:
         self._kernel = kernel
         self._executor = executor
         self._watchlist = watchlist
+        self._connection: Connection | None = None
         self.dead: dict[str, str] = {}
         self.applied: Applied = {}
         self.stale = False
@@ -155,20 +156,32 @@ class Requests:
             done = []
         for group in done:
             self._publish(group)
+        for group in done:
+            self._executor.tell(group.outcome)
         self.stale |= self._executor.stuck
         return again
 
     @contextmanager
     def _transaction(self) -> Iterator[Connection]:
         """Rolled back unless committed. One that failed takes its connection along: what is left is not known."""
-        with self._engine.connect() as connection:
+        if self._connection is None:
+            self._connection = self._engine.connect()
+        connection = self._connection
+        try:
             connection.begin()
             self.store.begin(connection)
-            try:
-                yield connection
-            except SQLAlchemyError:
-                connection.invalidate()
-                raise
+            yield connection
+            connection.rollback()  # nothing, where it was committed
+        except SQLAlchemyError:
+            self._connection = None
+            connection.invalidate()
+            connection.close()
+            raise
+
+    def close(self) -> None:
+        """Gives the connection back."""
+        if self._connection is not None:
+            self._connection.close()
 
     def _commit(self, connection: Connection) -> None:
         """Raises SQLAlchemyError where it may not have been one."""

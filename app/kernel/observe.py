@@ -11,6 +11,7 @@ from app.kernel.netlink import Rtnl
 from app.kernel.settings import filters_strictly, ipv6_is_on
 from app.kernel.wire import ADDRESS_PROTOCOL, ROUTE_PROTOCOL, Link
 from app.model.errors import NamespaceMissing
+from app.model.naming import alias
 from app.model.spec import NetnsKind
 from app.model.state import (
     Attachment,
@@ -112,8 +113,8 @@ class Observer:
             mtu=link.mtu if link.mtu != wanted.mtu else peer.mtu,
             addresses=addresses,
             ipv6=ipv6,
-            # one that drops answers counts as down: what sets it up sees to its settings too
-            up=link.up and peer.up and not strict,
+            # one that drops answers, or was left half made, counts as down: what sets it up sees to the rest too
+            up=link.up and peer.up and peer.alias == alias(wanted.owner) and not strict,
             connected=subnets_of(addresses & wanted.addresses) <= reached,
         )
 

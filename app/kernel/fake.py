@@ -78,6 +78,9 @@ class FakeKernel(FakeHost):
         handlers[type(op.item)](op)
         self.log.append(op)
 
+    def settle(self) -> None:
+        """It keeps nothing."""
+
     def flush(self, forwards: Collection[PortForward]) -> None:
         self.flushed += [forward for forward in forwards if forward.protocol is not Protocol.TCP]
 

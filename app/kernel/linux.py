@@ -61,6 +61,7 @@ class LinuxKernel:
         ports.raise_descriptor_limit()
 
     def close(self) -> None:
+        self.settle()
         self._links.close()
         self._ports.close()
         self._mirror.close()
@@ -214,6 +215,9 @@ class LinuxKernel:
                 self._ledger.forget(path)
                 return
         self._ledger.restore(path)
+
+    def settle(self) -> None:
+        self._ledger.settle()
 
     # --- reading back
 

@@ -63,6 +63,9 @@ class Kernel(Host, Interface):
     def apply(self, op: Op) -> None:
         """Carries out one operation on anything but rules, all of it or nothing. Raises KernelRefused."""
 
+    def settle(self) -> None:
+        """What was done stays: what was kept in case it is taken back may go."""
+
     def flush(self, forwards: Collection[PortForward]) -> None:
         """Forgets the flows of connectionless protocols to these host ports."""
 

@@ -27,7 +27,7 @@ from app.services.catalog import Catalog
 from app.services.context import Change, Context, Key
 from app.services.replies import Once, Reply, Uncommitted
 from app.store.repository import Repository
-from app.store.session import store_failed
+from app.store.session import require_room, store_failed
 
 log = logging.getLogger("bridgehead.worker")
 
@@ -152,6 +152,7 @@ class Requests:
                 change = job.service(context)
                 rendered = {key: render(store, key, self.dead) for key in change.keys}
                 former = {key: self.applied.get(key, {}) for key in change.keys}
+                require_room(self._engine)
                 outcome = self._execute(job, _plan(rendered, former), own=change.subject)
                 _raise_refused(job, outcome)
                 reply = self._keep(job.once, context, change, rendered, outcome)

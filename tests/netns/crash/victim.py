@@ -1,5 +1,6 @@
 """A daemon that is killed and started again, on a host whose every state is compared."""
 
+import re
 from dataclasses import replace
 
 import httpx
@@ -8,30 +9,40 @@ from crash.points import KILL, Board
 
 from app.sandbox import Sandbox, eventually, snapshot
 
-ENTRY = ("tests.netns.crash.points:run", "app.settings:Settings")
+ENTRY, LATE, CHECKPOINTS = (
+    (f"tests.netns.crash.points:{name}", "app.settings:Settings") for name in ("run", "notices_late", "checkpoints")
+)
 _LINK_LOCAL = ("addresses", "routes")
+_MAKER = re.compile(r"(?<=: lo - up mtu 65536 group 0 alias bridgehead:)\S+")
 BACKENDS = ("nftables", "iptables")
 
 
 def host_of(sandbox):
-    """All of the host but what the kernel gives a bridge by itself when its first port comes up."""
+    """All of the host but what the kernel gives a bridge by itself when its first port comes up, and who made what."""
     found = snapshot(sandbox)
     kept = {field: tuple(line for line in getattr(found, field) if "fe80::" not in line) for field in _LINK_LOCAL}
-    return replace(found, **kept, firewall=tuple(sorted(found.firewall)))  # networks stand in any order in a chain
+    # a namespace that is made again has another of its endpoints for its maker
+    links = tuple(_MAKER.sub("", line) for line in found.links)
+    firewall = tuple(sorted(found.firewall))  # networks stand in any order in a chain
+    return replace(found, **kept, links=links, firewall=firewall)
 
 
 class Victim:
     """Its host is the same again whenever it has nothing."""
 
-    def __init__(self, stack, firewall):
+    def __init__(self, stack, firewall, entry=ENTRY):
         self.firewall = firewall
         self.sandbox = stack.enter_context(Sandbox(ipv6=True))
-        self.daemon = self.sandbox.daemon(firewall=firewall, entry=ENTRY)
+        self.daemon = self.sandbox.daemon(firewall=firewall, entry=entry)
+        self.place(stack)
         self.board = Board(self.daemon.state_dir)
         self.untouched = host_of(self.sandbox)
         self.daemon.start()
         self.api = self.daemon.client
         self.kills = 0
+
+    def place(self, _stack):
+        """Where the state directory is to be."""
 
     def play(self, steps):
         """Without any harm."""
@@ -66,12 +77,19 @@ class Victim:
         except httpx.TransportError:
             self.daemon.exit_code()
             self.board.rest()
-            self.daemon.start()
+            self.revive()
             self.kills += 1
             return True
         self.board.rest()
-        assert answer.is_success, answer.text
+        self.survived(step, answer)
         return False
+
+    def revive(self):
+        self.daemon.start()
+
+    def survived(self, _step, answer):
+        """What becomes of a step that nobody killed."""
+        assert answer.is_success, answer.text
 
     def nothing_to_heal(self):
         """Another start changes nothing."""

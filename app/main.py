@@ -38,8 +38,7 @@ from app.services.backup import save
 from app.services.catalog import Catalog
 from app.services.document import Document
 from app.settings import Settings
-from app.store.repository import Repository
-from app.store.session import is_writable, open_database, snapshot
+from app.store.session import is_writable, open_database, read
 
 log = logging.getLogger("bridgehead")
 
@@ -178,8 +177,7 @@ def _vital(backend: Backend, worker: Worker) -> serve.Vital:
 
 def export(engine: Engine) -> Document:
     """The desired state as it is stored. Raises StoreFailed."""
-    with snapshot(engine) as session:
-        return save(Repository(session))
+    return save(read(engine))
 
 
 def _parts(settings: Settings, engine: Engine, catalog: Catalog) -> Parts:

@@ -1,80 +1,62 @@
-"""`python -m bench [NAME...] [--json]`: all of them, or those named."""
+"""`python -m bench [NAME...]`: every row, or those named."""
 
 import argparse
-import json
 import os
-import platform
 import sys
+import time
+from pathlib import Path
 
-from app.sandbox import LAUNCHER, Sandbox
-from bench import burst, healing, latency, mappings, memory
+from app.sandbox import LAUNCHER
+from bench import report
+from bench.ground import Ground
+from bench.rows import BENCHES
 
-
-def _burst():
-    with Sandbox(forward="DROP") as sandbox, sandbox.daemon(command=True) as daemon:
-        return burst.measure(daemon)
-
-
-def _memory():
-    with Sandbox(forward="DROP") as sandbox:
-        return memory.measure(sandbox)
+_DOCS = Path(__file__).resolve().parents[1] / "docs"
 
 
-def _latency():
-    with Sandbox(forward="DROP") as sandbox, sandbox.daemon(command=True) as daemon:
-        return latency.measure(daemon)
+def _options():
+    rows = ", ".join(f"{one.name}{' (extra)' if one.extra else ''}" for one in BENCHES.values())
+    parser = argparse.ArgumentParser(prog="python -m bench")
+    parser.add_argument(
+        "names", nargs="*", choices=[[], *BENCHES], metavar="NAME", help=f"{rows}; all but the extra ones"
+    )
+    parser.add_argument("--no-peers", action="store_true", help="ours and the floors alone")
+    parser.add_argument("--small", action="store_true", help="a tenth of all sizes and rounds, to see that all runs")
+    parser.add_argument("--json", action="store_true", help="figures instead of tables")
+    parser.add_argument("--out", type=Path, default=Path("build"), help="where performance.json and .svg go: build")
+    parser.add_argument("--docs", action="store_true", help="write them, and the tables, into docs/")
+    return parser.parse_args()
 
 
-def _mappings(backend):
-    return lambda: mappings.measure(backend)
-
-
-def _healing(backend):
-    def run():
-        policy = "DROP" if backend == "iptables" else "ACCEPT"
-        with Sandbox(forward=policy) as sandbox, sandbox.daemon(command=True, firewall=backend) as daemon:
-            return healing.measure(sandbox, daemon, backend)
-
-    return run
-
-
-BENCHES = {
-    "reads": ("Reads while the worker builds endpoints", _burst),
-    "memory": ("Memory, idle", _memory),
-    "latency": ("One change at a time", _latency),
-    **{
-        f"mappings-{name}": (f"Published ports, one and {mappings.COUNT}, {name}", _mappings(name))
-        for name in mappings.BACKENDS
-    },
-    **{f"healing-{name}": (f"From damage to repair, {name}", _healing(name)) for name in mappings.BACKENDS},
-}
-
-GROUPS = tuple(dict.fromkeys(name.partition("-")[0] for name in BENCHES))
-"""`healing` is `healing-iptables` and `healing-nftables`."""
+def _measure(options):
+    results = []
+    chosen = [BENCHES[name] for name in options.names] or [one for one in BENCHES.values() if not one.extra]
+    with Ground(peers=not options.no_peers, small=options.small) as ground:
+        for one in chosen:
+            start = time.monotonic()
+            samples = one.measure(ground)
+            results.append((one, samples))
+            if not options.json:
+                print("", *report.text(one, samples), f"  ({time.monotonic() - start:.0f} s)", sep="\n", flush=True)
+        if ground.notes and not options.json:
+            print("", *ground.notes, sep="\n")
+    return results
 
 
 def main():
-    parser = argparse.ArgumentParser(prog="python -m bench")
-    parser.add_argument("names", nargs="*", choices=[[], *GROUPS, *BENCHES], metavar="NAME", help=", ".join(BENCHES))
-    parser.add_argument("--json", action="store_true", help="figures instead of tables")
-    options = parser.parse_args()
+    options = _options()
     if os.geteuid() != 0:
         print("bench: needs root, to make network namespaces", file=sys.stderr)
         return 1
-    figures = {"python": platform.python_version(), "linux": platform.release(), "cpus": os.cpu_count()}
     if not options.json:
-        print(", ".join(f"{name} {value}" for name, value in figures.items()))
-    names = options.names or BENCHES
-    for name in [one for name in names for one in BENCHES if name in (one, one.partition("-")[0])]:
-        title, measure = BENCHES[name]
-        result = measure()
-        figures[name] = result.figures()
-        if not options.json:
-            print(f"\n{title}")
-            for row in result.rows():
-                print("  {:<44}{:<20}{}".format(*row))
-    if options.json:
-        print(json.dumps(figures, indent=2))
+        print(", ".join(f"{name} {value}" for name, value in report.facts().items()))
+    results = _measure(options)
+    where = _DOCS if options.docs else options.out
+    report.write(where, results)
+    if options.docs:
+        page = _DOCS / "performance.md"
+        page.write_text(report.put(page.read_text(), report.tables(results)))
+    print(report.figures(results) if options.json else f"\n{where}/performance.json, .svg")
     LAUNCHER.shut_down()
     return 0
 

@@ -1,13 +1,14 @@
 """Reads while the worker builds one hundred endpoints."""
 
-import statistics
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 
+from app.sandbox import Sandbox
 from bench.http import Client
+from bench.registry import Samples, bench
 
 ENDPOINTS, CLIENTS = 100, 8
 READS = ("/networks/web", "/endpoints")
@@ -23,24 +24,18 @@ class Burst:
     busy: dict = field(default_factory=dict)
     idle: dict = field(default_factory=dict)
 
-    def rows(self):
-        per_second = ENDPOINTS / self.took
-        yield f"{ENDPOINTS} endpoints by {CLIENTS} clients", f"{self.took:.2f} s", f"{per_second:.0f} endpoints/s"
-        for path in READS:
-            for name, reads in (("idle", self.idle[path]), ("in the burst", self.busy[path])):
-                median, worst = statistics.median(reads) * 1000, max(reads) * 1000
-                yield f"GET {path}, {name}", f"median {median:.2f} ms", f"worst {worst:.2f} ms of {len(reads)}"
 
-    def figures(self):
-        found = {"endpoints": ENDPOINTS, "clients": CLIENTS, "seconds": self.took, "per_second": ENDPOINTS / self.took}
-        for name, reads in (("idle", self.idle), ("burst", self.busy)):
-            for path in READS:
-                found[f"{name} {path}"] = {
-                    "median_ms": statistics.median(reads[path]) * 1000,
-                    "worst_ms": max(reads[path]) * 1000,
-                    "reads": len(reads[path]),
-                }
-        return found
+@bench("busy", f"Reads while the worker builds {ENDPOINTS} endpoints", extra=True)
+def busy(_ground):
+    samples = Samples()
+    with Sandbox(forward="DROP") as sandbox, sandbox.daemon(command=True) as daemon:
+        result = measure(daemon)
+    samples.add(f"{ENDPOINTS} endpoints by {CLIENTS} clients", ENDPOINTS / result.took, "/s")
+    for words, reads in (("idle", result.idle), ("in the burst", result.busy)):
+        for path in READS:
+            for seconds in reads[path]:
+                samples.time(f"GET {path}, {words}", seconds)
+    return samples
 
 
 def measure(daemon, idle=_IDLE):

@@ -1,49 +1,19 @@
 """How long damage lasts, for each kind: from before it is done, by command or netlink, until it is seen repaired."""
 
 import random
-import statistics
 import time
 from contextlib import closing
-from dataclasses import dataclass, field
 from functools import partial
 from ipaddress import ip_interface
-from pathlib import Path
 
-from app.sandbox import HOST
+from app.sandbox import HOST, Sandbox
 from bench.http import Client
+from bench.registry import Samples, bench
 
 ROUNDS = 60
 GATEWAY = ip_interface("192.168.15.1/24")
 WITHIN = 5.0
 """Seconds after which damage counts as not repaired."""
-
-
-@dataclass
-class Healing:
-    """Seconds by kind of damage. storm: share of one CPU while 50 foreign links a second come and go."""
-
-    took: dict = field(default_factory=dict)
-    idle: float = 0.0
-    storm: float = 0.0
-
-    def rows(self):
-        for name, times in self.took.items():
-            median, last = statistics.median(times) * 1000, _percentile(times, 99) * 1000
-            yield name, f"median {median:.1f} ms", f"99th percentile {last:.1f} ms of {len(times)}"
-        yield "CPU while nothing happens", f"{self.idle:.2%}", ""
-        yield "CPU while 50 foreign links/s come and go", f"{self.storm:.2%}", ""
-
-    def figures(self):
-        found = {
-            name: {"median_ms": statistics.median(times) * 1000, "p99_ms": _percentile(times, 99) * 1000}
-            for name, times in self.took.items()
-        }
-        return {**found, "idle_cpu": self.idle, "storm_cpu": self.storm}
-
-
-def _percentile(times, percent):
-    ordered = sorted(times)
-    return ordered[min(len(ordered) - 1, round(len(ordered) * percent / 100))]
 
 
 class _Place:
@@ -67,26 +37,39 @@ class _Place:
         return any(test(route) for route in self.rtnl.routes())
 
 
+@bench("healing-iptables", "From damage to repair: iptables", extra=True)
+def iptables(ground):
+    return _healing(ground, "iptables", "DROP")
+
+
+@bench("healing-nftables", "From damage to repair: nftables", extra=True)
+def nftables(ground):
+    return _healing(ground, "nftables", "ACCEPT")
+
+
+def _healing(ground, backend, policy):
+    with Sandbox(forward=policy) as sandbox, sandbox.daemon(command=True, firewall=backend) as daemon:
+        return measure(sandbox, daemon, backend, ground.sized(ROUNDS))
+
+
 def measure(sandbox, daemon, backend, rounds=ROUNDS):
-    """On a ready daemon without objects; it has none again afterwards."""
+    """On a ready daemon without objects."""
     with closing(Client(daemon.socket)) as client:
         client.ask("POST", "/networks", {"name": "web"})
         endpoint, _took = client.ask("POST", "/endpoints", {"network": "web", "namespace": "red"})
         client.ask("POST", "/portmaps", {"endpoint": "red", "host_port": 8080, "target_port": 80})
-    result = Healing()
+    samples = Samples()
     red = sandbox.netns("red")
     with sandbox.host.rtnl() as outer, red.rtnl() as inner:
         for name, (damage, repaired) in _kinds(sandbox, _Place(outer), _Place(inner), endpoint).items():
-            result.took[name] = [_once(name, damage, repaired) for _round in range(_rounds(name, rounds))]
+            for _round in range(_rounds(name, rounds)):
+                samples.time(name, _once(name, damage, repaired))
     with red.tcp_server(80):
         for name, damage in _rules(sandbox, backend).items():
             repaired = partial(sandbox.client.tcp, HOST, 8080, timeout=0.02)
-            result.took[name] = [_once(name, damage, repaired) for _round in range(_rounds(name, rounds))]
-    result.idle = _share(daemon.pid, lambda: time.sleep(3))
-    result.storm = _share(daemon.pid, lambda: _storm(sandbox))
-    with closing(Client(daemon.socket)) as last:  # the daemon has hung up on the one that was idle
-        last.ask("DELETE", "/networks/web?force=true")
-    return result
+            for _round in range(_rounds(name, rounds)):
+                samples.time(name, _once(name, damage, repaired))
+    return samples
 
 
 def _rounds(name, rounds):
@@ -181,23 +164,3 @@ def _rules(sandbox, backend):
         "nft flush ruleset": lambda: run(["nft", "flush", "ruleset"]),
         "nft delete table": lambda: run(["nft", "delete", "table", "ip", "bridgehead"]),
     }
-
-
-def _share(pid, work):
-    start, before = time.perf_counter(), _used(pid)
-    work()
-    return (_used(pid) - before) / (time.perf_counter() - start)
-
-
-def _used(pid):
-    """Seconds of CPU of all its threads, by the scheduler's own clock (Documentation/scheduler/sched-stats)."""
-    return sum(int((task / "schedstat").read_text().split()[0]) for task in Path(f"/proc/{pid}/task").iterdir()) / 1e9
-
-
-def _storm(sandbox, seconds=4, per_second=50):
-    with sandbox.host.rtnl() as rtnl:
-        start = time.perf_counter()
-        for number in range(seconds * per_second):
-            rtnl.add_plain_bridge("storm")
-            rtnl.delete_link(rtnl.index_of("storm"))
-            time.sleep(max(0.0, start + (number + 1) / per_second - time.perf_counter()))

@@ -7,8 +7,8 @@ from sqlalchemy import create_engine
 from app.store import migrate
 from app.store.session import migrations_dir
 
-HEAD = "0004"
-EARLIER = ["0001", "0002", "0003"]
+HEAD = "0005"
+EARLIER = ["0001", "0002", "0003", "0004"]
 """Each schema that was released before; a new migration makes the one before it one of them."""
 
 NETWORK, ENDPOINT, PORTMAP = (f"{number}" * 8 + "-0000-4000-8000-000000000000" for number in (1, 2, 3))

@@ -1,16 +1,20 @@
-"""Requests that wait together: planned in one open transaction, applied to the kernel, committed, answered."""
+"""Requests that wait together: planned in memory, applied to the kernel as one, committed as one, each answered.
+
+A group is carried out as if it were one change: one netlink batch, one change of the rules. Where that is
+refused, it is taken back, and each of its requests is tried by itself and gets its own error.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
-from sqlmodel import Session
 
 from app.model.contracts import Kernel
 from app.model.errors import BridgeheadError, Forbidden
@@ -19,20 +23,21 @@ from app.model.spec import IPNetwork
 from app.model.state import Attachment, Item, ItemKey
 from app.planner.diff import diff
 from app.reconcile.executor import Executor, Outcome, is_gone
-from app.reconcile.render import Rendered, Subject, render
+from app.reconcile.render import Rendered, Subject, render, subject_of
 from app.reconcile.statuses import publish_statuses
 from app.reconcile.watchlist import Watchlist
 from app.services import audit
 from app.services.catalog import Catalog
 from app.services.context import Change, Context, Key
 from app.services.replies import Once, Reply, Uncommitted
-from app.store.repository import Repository
+from app.store.repository import Mark, Repository
 from app.store.session import require_room, store_failed
 
 log = logging.getLogger("bridgehead.worker")
 
 Service = Callable[[Context], Change]
 Applied = dict[Key, dict[ItemKey, Item]]
+_SHOWN = ("network", "endpoint", "portmap", "allocation")
 
 
 class _Drifted(Exception):
@@ -59,28 +64,60 @@ class Job:
 
 
 @dataclass(slots=True)
-class _Done:
-    """A job whose kernel part is done and whose commit is to come."""
+class _Planned:
+    """A job that is in the store and not in the kernel. subjects: its objects as it left them; reply: if kept."""
 
     job: Job
+    context: Context
     change: Change
-    rendered: dict[Key, Rendered]
-    former: Applied
-    outcome: Outcome
-    reply: Reply | None
+    subjects: dict[Key, Subject]
+    reply: Reply | None = None
+
+    @property
+    def subject(self) -> Subject:
+        """The object that the answer shows; None where it is gone."""
+        return next((shown for key, shown in self.subjects.items() if key[1] == self.change.subject), None)
+
+
+@dataclass(slots=True)
+class _Group:
+    """Jobs whose changes go to the kernel together. mark: the store before them."""
+
+    mark: Mark
+    planned: list[_Planned] = field(default_factory=list)
+    namespaces: set[Key] = field(default_factory=set)
+    rendered: dict[Key, Rendered] = field(default_factory=dict)
+    former: Applied = field(default_factory=dict)
+    outcome: Outcome = field(default_factory=Outcome)
+
+    def takes(self, planned: _Planned) -> bool:
+        """Adds it; not where it was planned for a namespace that is about to change, or is to be carried out once."""
+        namespaces = {key for key in planned.change.keys if key[0] == "namespace"}
+        alone = any(one.job.once is not None for one in (*self.planned[-1:], planned))
+        if self.planned and (alone or namespaces & self.namespaces):
+            return False
+        self.planned.append(planned)
+        self.namespaces |= namespaces
+        return True
+
+    @property
+    def healed(self) -> bool:
+        """Whether a full pass has gone before, for all of them."""
+        return all(one.job.healed for one in self.planned)
 
 
 class Requests:
     """Runs jobs, on the worker's thread.
 
-    applied: the state reached, by key. stale: a full pass is due, for something could not be left as it
-    should be. lacking: what was refused of other objects than those that were asked for. dead: endpoints
-    whose namespace is gone, by id, and how, as of the last look.
+    store: the objects as they are committed, between two runs. applied: the state reached, by key. stale: a full
+    pass is due, for something could not be left as it should be. lacking: what was refused of other objects than
+    those that were asked for. dead: endpoints whose namespace is gone, by id, and how, as of the last look.
     """
 
     def __init__(
         self,
         engine: Engine,
+        store: Repository,
         catalog: Catalog,
         pools: tuple[tuple[IPNetwork, int], ...],
         kernel: Kernel,
@@ -88,6 +125,7 @@ class Requests:
         watchlist: Watchlist,
     ) -> None:
         self._engine = engine
+        self.store = store
         self._catalog = catalog
         self._pools = pools
         self._kernel = kernel
@@ -98,132 +136,191 @@ class Requests:
         self.stale = False
         self.lacking: set[ItemKey] = set()
 
+    # --- the transaction
+
     def run(self, jobs: list[Job]) -> list[Job]:
         """Answers them; gives back those that want a full pass first, and then another try."""
-        done: list[_Done] = []
+        done: list[_Group] = []
         again: list[Job] = []
-        with Session(self._engine, expire_on_commit=False) as session:
-            try:
-                database = session.connection().connection.driver_connection
-                for job in jobs:
-                    self._run_one(session, database, job, done, again)
+        try:
+            with self._transaction() as connection:
+                self._run_all(jobs, done, again)
                 if done:
-                    session.commit()
-            except SQLAlchemyError as failure:
-                _abandon(session)
-                self._take_back(done, jobs, again, store_failed(failure))
-                done = []
-        for one in done:
-            self._publish(one)
-            one.job.answer.set_result(one.reply or _subject(one.change, one.rendered))
+                    self._commit(connection)
+        except SQLAlchemyError as failure:
+            self._take_back(done, jobs, again, store_failed(failure))
+            done = []
+        for group in done:
+            self._publish(group)
         self.stale |= self._executor.stuck
         return again
 
-    def _run_one(self, session: Session, database: Any, job: Job, done: list[_Done], again: list[Job]) -> None:
-        """Raises SQLAlchemyError where the transaction itself is lost, with all that was done in it."""
-        try:
-            done.append(self._apply(session, job))
-        except _Drifted:
-            job.healed = True
-            again.append(job)
-        except BridgeheadError as refusal:
-            job.refuse(refusal)
-        except SQLAlchemyError as failure:
-            # SQLite takes back the whole of a transaction by itself where, for one, the disk is full
-            if not database.in_transaction:
+    @contextmanager
+    def _transaction(self) -> Iterator[Connection]:
+        """Rolled back unless committed. One that failed takes its connection along: what is left is not known."""
+        with self._engine.connect() as connection:
+            connection.begin()
+            self.store.begin(connection)
+            try:
+                yield connection
+            except SQLAlchemyError:
+                connection.invalidate()
                 raise
-            job.refuse(store_failed(failure))
-        except Exception as failure:
-            log.exception("a request failed unexpectedly")
-            job.refuse(failure)
 
-    def _apply(self, session: Session, job: Job) -> _Done:
-        """One request within its savepoint: the store changed, the kernel changed, nothing committed."""
-        self._kernel.refresh()
-        store = Repository(session)
-        former: Applied = {}
-        outcome = Outcome()
-        try:
-            with session.begin_nested():
-                context = Context(store, self._kernel, self._pools, progress=self._executor.progress)
-                if job.once is not None and (reply := job.once.recall(store, context.now)) is not None:
-                    _require_allowed(session, job.once, job.service, context)
-                    return _Done(job, Change("", ()), {}, {}, outcome, reply)
-                change = job.service(context)
-                rendered = {key: render(store, key, self.dead) for key in change.keys}
-                former = {key: self.applied.get(key, {}) for key in change.keys}
-                require_room(self._engine)
-                outcome = self._execute(job, _plan(rendered, former), own=change.subject)
-                _raise_refused(job, outcome)
-                reply = self._keep(job.once, context, change, rendered, outcome)
-                self._record(rendered, outcome.refused)
-        except Exception:
-            if outcome.done:
-                self._undo(outcome, former)
-            raise
-        return _Done(job, change, rendered, former, outcome, reply)
+    def _commit(self, connection: Connection) -> None:
+        """Raises SQLAlchemyError where it may not have been one."""
+        self.store.flush()
+        connection.commit()
+        self.store.settle()
 
-    def _keep(
-        self, once: Once | None, context: Context, change: Change, rendered: dict[Key, Rendered], outcome: Outcome
-    ) -> Reply | None:
-        """Writes the answer of a request with a key beside what it made, as it will be once that is committed."""
-        if once is None:
-            return None
-        statuses = Catalog()
-        publish_statuses(statuses, rendered, outcome.refused, self._executor.hindrance)
-        reply = once.reply(Uncommitted(context, statuses), _subject(change, rendered))
-        once.keep(context.store, context.now, reply)
-        return reply
-
-    def _execute(self, job: Job, ops: list[Op], own: str) -> Outcome:
-        """Raises _Drifted, once, where the refusal shows that somebody took away what the plan stands on."""
-        try:
-            return self._executor.run(ops, own)
-        except BridgeheadError as refusal:
-            if is_gone(refusal) and not job.healed:
-                raise _Drifted from refusal
-            raise
-
-    def _undo(self, outcome: Outcome, former: Applied) -> None:
-        self._executor.undo(outcome.done)
-        self.applied.update(former)
-        self.stale = True
-
-    def _record(self, rendered: dict[Key, Rendered], refused: list[tuple[Op, BridgeheadError]]) -> None:
-        """Remembers the state reached, not the state meant."""
-        short = {op.item.key: op.before for op, _refusal in refused}
-        for key, one in rendered.items():
-            reached = reached_items(one.items, short)
-            if reached:
-                self.applied[key] = reached
-            else:
-                self.applied.pop(key, None)
-        self.lacking.update(op.item.key for op, _refusal in refused if op.after is not None)
-
-    def _take_back(self, done: list[_Done], jobs: Iterable[Job], again: list[Job], failure: BridgeheadError) -> None:
+    def _take_back(self, done: list[_Group], jobs: Iterable[Job], again: list[Job], failure: BridgeheadError) -> None:
         """The kernel goes back to what is stored, and everybody gets the failure but those that are tried again."""
-        for one in reversed(done):
-            self._undo(one.outcome, one.former)
+        for group in reversed(done):
+            self._undo(group)
+        self.store.rollback()
         for job in jobs:
             if not any(job is other for other in again):
                 job.refuse(failure)
 
-    def _publish(self, one: _Done) -> None:
-        for key, rendered in one.rendered.items():
+    # --- groups
+
+    def _run_all(self, jobs: Iterable[Job], done: list[_Group], again: list[Job]) -> None:
+        """Raises SQLAlchemyError where the transaction itself is lost, with all that was done in it."""
+        waiting = deque(jobs)
+        while waiting:
+            group = self._gather(waiting)
+            if not group.planned:
+                continue
+            try:
+                self._carry_out(group)
+                done.append(group)
+            except SQLAlchemyError:
+                raise
+            except Exception as failure:  # noqa: BLE001 - it is answered
+                if len(group.planned) == 1:
+                    _turn_down(group.planned[0].job, failure, again)
+                for one in group.planned if len(group.planned) > 1 else ():
+                    self._run_all([one.job], done, again)
+
+    def _gather(self, waiting: deque[Job]) -> _Group:
+        """Plans as many as may go together. What is refused by itself is answered."""
+        self._kernel.refresh()
+        group = _Group(self.store.mark())
+        while waiting:
+            mark = self.store.mark()
+            try:
+                planned = self._plan(waiting[0])
+            except SQLAlchemyError:
+                raise
+            except Exception as failure:  # noqa: BLE001 - it is answered
+                self.store.rollback(mark)
+                if group.planned:
+                    break  # what the group is about to change may be what is in its way
+                _turn_down(waiting.popleft(), failure, [])
+                continue
+            if not group.takes(planned):
+                self.store.rollback(mark)
+                break
+            waiting.popleft()
+        return group
+
+    def _plan(self, job: Job) -> _Planned:
+        """The store as the request wants it. Raises what refuses it."""
+        context = Context(self.store, self._kernel, self._pools, progress=self._executor.progress)
+        if job.once is not None and (reply := job.once.recall(self.store, context.now)) is not None:
+            _require_allowed(job.once, job.service, context)
+            return _Planned(job, context, Change("", ()), {}, reply)
+        change = job.service(context)
+        require_room(self._engine)
+        shown = {key: subject_of(self.store, key) for key in change.keys if key[0] in _SHOWN}
+        return _Planned(job, context, change, shown)
+
+    def _carry_out(self, group: _Group) -> None:
+        """The kernel changed, nothing committed; or as if nothing had been, and what refused it raised."""
+        try:
+            keys = dict.fromkeys(key for one in group.planned for key in one.change.keys)
+            group.rendered = {key: render(self.store, key, self.dead) for key in keys}
+            group.former = {key: self.applied.get(key, {}) for key in keys}
+            group.outcome = self._execute(group)
+            _raise_refused(group)
+            for one in group.planned:
+                self._keep(one, group)
+            self._record(group)
+        except Exception:
+            if group.outcome.done:
+                self._undo(group)
+            self.store.rollback(group.mark)
+            raise
+
+    def _execute(self, group: _Group) -> Outcome:
+        """Raises _Drifted, once, where the refusal shows that somebody took away what the plan stands on."""
+        own = {one.change.subject for one in group.planned}
+        try:
+            return self._executor.run(_operations(group.rendered, group.former), own)
+        except BridgeheadError as refusal:
+            if is_gone(refusal) and not group.healed:
+                raise _Drifted from refusal
+            raise
+
+    def _keep(self, one: _Planned, group: _Group) -> None:
+        """Writes the answer of a request with a key beside what it made, as it will be once that is committed."""
+        if one.job.once is not None and one.reply is None:
+            statuses = Catalog()
+            publish_statuses(statuses, group.rendered, group.outcome.refused, self._executor.hindrance)
+            one.reply = one.job.once.reply(Uncommitted(one.context, statuses), one.subject)
+            one.job.once.keep(self.store, one.context.now, one.reply)
+
+    def _undo(self, group: _Group) -> None:
+        self._executor.undo(group.outcome.done)
+        for key, items in group.former.items():
+            self._reach(key, items)
+        self.stale = True
+
+    def _record(self, group: _Group) -> None:
+        """Remembers the state reached, not the state meant."""
+        short = {op.item.key: op.before for op, _refusal in group.outcome.refused}
+        for key, one in group.rendered.items():
+            self._reach(key, reached_items(one.items, short))
+        self.lacking.update(op.item.key for op, _refusal in group.outcome.refused if op.after is not None)
+
+    def _reach(self, key: Key, items: dict[ItemKey, Item]) -> None:
+        if items:
+            self.applied[key] = items
+        else:
+            self.applied.pop(key, None)
+
+    def _publish(self, group: _Group) -> None:
+        for key, rendered in group.rendered.items():
             self._watchlist.put(key, rendered.items)
             if rendered.subject is None:
                 self.dead.pop(key[1], None)
-            if key[0] in ("network", "endpoint", "portmap", "allocation"):
-                audit.changed(one.change.by, key, self._catalog.held(key), rendered.subject)
-                self._catalog.put(key, rendered.subject)
-        publish_statuses(self._catalog, one.rendered, one.outcome.refused, self._executor.hindrance)
+        for one in group.planned:
+            for key, subject in one.subjects.items():
+                audit.changed(one.change.by, key, self._catalog.held(key), subject)
+                self._catalog.put(key, subject)
+        publish_statuses(self._catalog, group.rendered, group.outcome.refused, self._executor.hindrance)
+        for one in group.planned:
+            one.job.answer.set_result(one.reply or one.subject)
 
 
-def _require_allowed(session: Session, once: Once, service: Service, context: Context) -> None:
+def _turn_down(job: Job, failure: Exception, again: list[Job]) -> None:
+    """Answers with the failure; or has the job tried again."""
+    match failure:
+        case _Drifted():
+            job.healed = True
+            again.append(job)
+        case BridgeheadError():
+            job.refuse(failure)
+        case _:
+            log.error("a request failed unexpectedly", exc_info=failure)
+            job.refuse(failure)
+
+
+def _require_allowed(once: Once, service: Service, context: Context) -> None:
     """Raises Forbidden where whoever asks again may not make the change (any more): it is tried, and taken back."""
     if once.by.unlimited:
         return
-    trial = session.begin_nested()
+    mark = context.store.mark()
     try:
         service(context)
     except Forbidden:
@@ -231,7 +328,7 @@ def _require_allowed(session: Session, once: Once, service: Service, context: Co
     except BridgeheadError:
         return  # most often it is there already; what else keeps it from being made again is no matter
     finally:
-        trial.rollback()
+        context.store.rollback(mark)
 
 
 def reached_items(wanted: dict[ItemKey, Item], short: dict[ItemKey, Item | None]) -> dict[ItemKey, Item]:
@@ -240,20 +337,13 @@ def reached_items(wanted: dict[ItemKey, Item], short: dict[ItemKey, Item | None]
     return {key: item for key, item in reached.items() if item is not None}
 
 
-def _abandon(session: Session) -> None:
-    try:
-        session.rollback()
-    except SQLAlchemyError:
-        session.invalidate()  # the connection with it: what is left of its transaction is not known
-
-
-def _raise_refused(job: Job, outcome: Outcome) -> None:
+def _raise_refused(group: _Group) -> None:
     """Raises where something would not go; and _Drifted, once, where another object's part was taken to be there."""
-    for op, refusal in outcome.refused:
+    for op, refusal in group.outcome.refused:
         gone = is_gone(refusal)
         if op.after is None and not gone:
             raise refusal
-        if op.after is not None and op.before is not None and gone and not job.healed and not _is_known(op.before):
+        if op.after is not None and op.before is not None and gone and not group.healed and not _is_known(op.before):
             raise _Drifted from refusal
 
 
@@ -262,12 +352,7 @@ def _is_known(before: Item) -> bool:
     return isinstance(before, Attachment) and not before.up
 
 
-def _subject(change: Change, rendered: dict[Key, Rendered]) -> Subject:
-    """The object that the answer shows, as this change left it; None where it is gone."""
-    return next((shown.subject for key, shown in rendered.items() if key[1] == change.subject), None)
-
-
-def _plan(rendered: dict[Key, Rendered], former: Applied) -> list[Op]:
+def _operations(rendered: dict[Key, Rendered], former: Applied) -> list[Op]:
     desired: dict[ItemKey, Item] = {}
     observed: dict[ItemKey, Item] = {}
     for one in rendered.values():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
@@ -63,11 +63,11 @@ class Executor:
             case _:
                 return ""
 
-    def run(self, ops: Sequence[Op], own: str | None = None) -> Outcome:
+    def run(self, ops: Sequence[Op], own: Collection[str] | None = None) -> Outcome:
         """All of them; or none, where making or changing something is refused, and the refusal raised.
 
         Removing goes on past a refusal, which stands in the outcome. So does what is in a namespace that is
-        gone, where it belongs to another object than `own`, the id of the one that is being changed.
+        gone, where it belongs to another object than `own`, the ids of those that are being changed.
         """
         outcome = Outcome()
         try:
@@ -120,7 +120,7 @@ class Executor:
             self.stuck = True
             log.exception("flows into %d networks cannot be forgotten", len(subnets))
 
-    def _run_group(self, group: list[Op], outcome: Outcome, own: str | None) -> None:
+    def _run_group(self, group: list[Op], outcome: Outcome, own: Collection[str] | None) -> None:
         try:
             if isinstance(group[0].item, FirewallItem):
                 told = self._firewall.apply(group)
@@ -162,10 +162,10 @@ def _groups(ops: Iterable[Op]) -> Iterable[list[Op]]:
             yield from ([op] for op in group)
 
 
-def _tolerable(op: Op, refusal: BridgeheadError, own: str | None) -> bool:
+def _tolerable(op: Op, refusal: BridgeheadError, own: Collection[str] | None) -> bool:
     if op.after is None:
         return not isinstance(op.item, FirewallItem)
     if isinstance(op.item, DefaultRoute) and isinstance(refusal, KernelRefused) and refusal.errno == errno.EEXIST:
         return True  # a namespace's own default route is not ours to replace
-    another = own is not None and op.item.owner != own
+    another = own is not None and op.item.owner not in own
     return another and isinstance(op.item, Netns | Attachment | DefaultRoute) and is_gone(refusal)

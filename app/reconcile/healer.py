@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Sequence
 from functools import partial
-
-from sqlalchemy import Engine
-from sqlalchemy.exc import SQLAlchemyError
-from sqlmodel import Session
 
 from app.firewall.protocol import Firewall
 from app.model.contracts import Kernel
@@ -39,7 +34,6 @@ from app.services import endpoints
 from app.services.catalog import Catalog
 from app.services.context import Key
 from app.store.repository import Repository
-from app.store.session import store_failed
 
 log = logging.getLogger("bridgehead.worker")
 
@@ -51,7 +45,6 @@ class Healer:
 
     def __init__(
         self,
-        engine: Engine,
         catalog: Catalog,
         kernel: Kernel,
         firewall: Firewall,
@@ -59,7 +52,6 @@ class Healer:
         requests: Requests,
         watchlist: Watchlist,
     ) -> None:
-        self._engine = engine
         self._catalog = catalog
         self._kernel = kernel
         self._firewall = firewall
@@ -78,8 +70,8 @@ class Healer:
         """Whatever is there; returns what is lacking all the same. Raises BridgeheadError."""
         self.passes += 1
         self._refused_settings, self._rules_refused = set(), False
-        self._drop_ephemeral(self._all_keys())
-        rendered = self._render(self._all_keys())
+        self._drop_ephemeral(all_keys(self._store))
+        rendered = self._render(all_keys(self._store))
         healed = heal(self._kernel, self._firewall, self._executor, rendered, self._tell)
         self._requests.applied = healed.applied
         for key, one in rendered.items():
@@ -90,22 +82,12 @@ class Healer:
         refused = [*healed.refused, *self._follow_endpoints(rendered, healed.refused)]
         return frozenset({op.item.key for op, _refusal in refused})
 
-    def _all_keys(self) -> list[Key]:
-        with self._reading() as store:
-            return all_keys(store)
-
     def _render(self, keys: Iterable[Key]) -> dict[Key, Rendered]:
-        """Reads only, so that a full disk is no obstacle. Raises StoreFailed."""
-        with self._reading() as store:
-            return {key: render(store, key, self._requests.dead) for key in keys}
+        return {key: render(self._store, key, self._requests.dead) for key in keys}
 
-    @contextmanager
-    def _reading(self) -> Iterator[Repository]:
-        try:
-            with Session(self._engine, expire_on_commit=False) as session:
-                yield Repository(session)
-        except SQLAlchemyError as failure:
-            raise store_failed(failure) from failure
+    @property
+    def _store(self) -> Repository:
+        return self._requests.store
 
     # --- what somebody points at
 
@@ -152,32 +134,25 @@ class Healer:
         return (self._heal_keys(more) if more else True) and not refused
 
     def _widened(self, keys: Collection[Key]) -> list[Key]:
-        """With what stands or falls with them: a namespace's routes with its endpoints."""
+        """With what stands or falls with them: a namespace's routes with all its endpoints, whose they are."""
         found = dict.fromkeys(keys)
-        with self._reading() as store:
-            for kind, identity in keys:
-                if kind == "namespace":
-                    found |= dict.fromkeys(("endpoint", one.id) for one in store.endpoints_in(identity))
-                endpoint = store.endpoint_by_id(identity) if kind == "endpoint" else None
-                if endpoint is not None:
-                    found[("namespace", endpoint.namespace_key)] = None
+        for kind, identity in keys:
+            endpoint = self._store.endpoint_by_id(identity) if kind == "endpoint" else None
+            namespace = endpoint.namespace_key if endpoint is not None else identity
+            if endpoint is not None or kind == "namespace":
+                found[("namespace", namespace)] = None
+                found |= dict.fromkeys(("endpoint", one.id) for one in self._store.endpoints_in(namespace))
         return list(found)
 
     def _endpoints_of(self, network_ids: Collection[str]) -> set[Key]:
-        if not network_ids:
-            return set()
-        with self._reading() as store:
-            networks = [network for one in network_ids if (network := store.network_by_id(one)) is not None]
-            return {("endpoint", endpoint.id) for network in networks for endpoint in store.endpoints_of(network)}
+        networks = [network for one in network_ids if (network := self._store.network_by_id(one)) is not None]
+        return {("endpoint", endpoint.id) for network in networks for endpoint in self._store.endpoints_of(network)}
 
     def _siblings(self, refused: _Refused) -> set[Key]:
         gone = {
             op.item.namespace_key for op, _refusal in _without_namespace(refused) if isinstance(op.item, Attachment)
         }
-        if not gone:
-            return set()
-        with self._reading() as store:
-            return {("endpoint", endpoint.id) for one in gone for endpoint in store.endpoints_in(one)}
+        return {("endpoint", endpoint.id) for one in gone for endpoint in self._store.endpoints_in(one)}
 
     def _adopt(self, rendered: dict[Key, Rendered], outcome: Outcome) -> None:
         """The state reached, of links and settings; rules and ports are as they were."""
@@ -196,8 +171,7 @@ class Healer:
 
     def _drop_ephemeral(self, keys: Iterable[Key]) -> bool:
         """Deletes those endpoints whose namespace is gone and that were to go with it."""
-        with self._reading() as store:
-            found = [store.endpoint_by_id(identity) for kind, identity in keys if kind == "endpoint"]
+        found = [self._store.endpoint_by_id(identity) for kind, identity in keys if kind == "endpoint"]
         gone = [one for one in found if one is not None and one.ephemeral and self._kernel.gone(one.netns)]
         for endpoint in gone:
             log.info("endpoint '%s' goes with its namespace: %s", endpoint.name, self._kernel.gone(endpoint.netns))
@@ -224,10 +198,9 @@ class Healer:
         return self._follow(changed)
 
     def _follow(self, endpoint_ids: Collection[str]) -> _Refused:
-        with self._reading() as store:
-            found = [endpoint for one in endpoint_ids if (endpoint := store.endpoint_by_id(one)) is not None]
-            keys: list[Key] = [("portmap", one.id) for endpoint in found for one in store.portmaps_of(endpoint)]
-            rendered = {key: render(store, key, self._requests.dead) for key in keys}
+        found = [endpoint for one in endpoint_ids if (endpoint := self._store.endpoint_by_id(one)) is not None]
+        keys: list[Key] = [("portmap", one.id) for endpoint in found for one in self._store.portmaps_of(endpoint)]
+        rendered = self._render(keys)
         applied = self._requests.applied
         wanted = {name: item for one in rendered.values() for name, item in one.items.items()}
         former = {name: item for key in keys for name, item in applied.get(key, {}).items()}

@@ -89,13 +89,13 @@ def _before_rules(op: Op) -> bool:
 def without_what_goes_along(wanted: State, observed: State) -> dict[ItemKey, Item]:
     """A route or setting that is there now goes with the link under it where that is made anew."""
     made = [op.after for op in diff(wanted, observed) if op.before is None]
-    namespaces = {item.namespace_key for item in made if isinstance(item, Attachment)}
+    inner = {(item.namespace_key, item.ifname) for item in made if isinstance(item, Attachment)}
     bridges = {item.name for item in made if isinstance(item, Bridge)}
 
     def stays(item: Item) -> bool:
         match item:
             case DefaultRoute():
-                return item.namespace_key not in namespaces
+                return (item.namespace_key, item.ifname) not in inner
             case LoopbackRoute():
                 return item.bridge not in bridges
             case Sysctl() if item.key in wanted:

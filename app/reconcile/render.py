@@ -52,6 +52,22 @@ def render(store: Repository, key: Key, dead: Mapping[str, str] = _NOBODY) -> Re
             return Rendered(store.allocation(identity), {})
 
 
+def subject_of(store: Repository, key: Key) -> Subject:
+    """The object that a key names, None where there is none, or the key names something else."""
+    kind, identity = key
+    match kind:
+        case "network":
+            return store.network_by_id(identity)
+        case "endpoint":
+            return store.endpoint_by_id(identity)
+        case "portmap":
+            return store.portmap(identity)
+        case "allocation":
+            return store.allocation(identity)
+        case "host" | "namespace":
+            return None
+
+
 def _namespace(store: Repository, namespace_key: str) -> Rendered:
     endpoints = store.endpoints_in(namespace_key)
     networks = {one.network_id: network_of(store, one) for one in {one.network_id: one for one in endpoints}.values()}

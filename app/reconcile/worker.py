@@ -15,8 +15,6 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from sqlalchemy import Engine
-from sqlalchemy.exc import SQLAlchemyError
-from sqlmodel import Session
 
 from app.firewall.protocol import Firewall, report_of
 from app.model.contracts import Kernel
@@ -31,8 +29,7 @@ from app.reconcile.render import Subject
 from app.reconcile.watchlist import Findings, Watchlist
 from app.services.catalog import Catalog
 from app.services.replies import Once, Reply
-from app.store.repository import Repository
-from app.store.session import store_failed
+from app.store.session import read
 
 log = logging.getLogger("bridgehead.worker")
 
@@ -164,14 +161,15 @@ class Worker:
         try:
             self._kernel = parts.make_kernel()
             self._firewall = parts.make_firewall()
-            self._fill_catalog()
+            store = read(parts.engine)
+            parts.catalog.fill(store)
         except Exception as failure:  # noqa: BLE001 - it is raised again in the thread that started this one
             self._opened.set_exception(failure)
             return
         self._executor = Executor(self._kernel, self._firewall)
         engine, catalog, kernel, watchlist = parts.engine, parts.catalog, self._kernel, self.watchlist
-        self._requests = Requests(engine, catalog, parts.pools, kernel, self._executor, watchlist)
-        self._healer = Healer(engine, catalog, kernel, self._firewall, self._executor, self._requests, watchlist)
+        self._requests = Requests(engine, store, catalog, parts.pools, kernel, self._executor, watchlist)
+        self._healer = Healer(catalog, kernel, self._firewall, self._executor, self._requests, watchlist)
         self._opened.set_result(None)
         last = False
         while not last:
@@ -236,13 +234,10 @@ class Worker:
 
     # --- healing
 
-    def _fill_catalog(self) -> None:
-        """Shows what is stored, at the start with no status yet. Raises StoreFailed."""
-        try:
-            with Session(self._parts.engine, expire_on_commit=False) as session:
-                self._parts.catalog.fill(Repository(session))
-        except SQLAlchemyError as failure:
-            raise store_failed(failure) from failure
+    def _read_again(self) -> None:
+        """Whether a commit that failed was one is known by reading only. Raises StoreFailed."""
+        self._requests.store = read(self._parts.engine)
+        self._parts.catalog.fill(self._requests.store)
 
     def _heal_found(self) -> None:
         """What the monitor pointed at; a full pass where events were lost, and later where something is left."""
@@ -267,7 +262,7 @@ class Worker:
         self._requests.lacking.clear()
         try:
             if stale:
-                self._fill_catalog()  # whether a commit that failed was one is known by reading only
+                self._read_again()
             lacking = self._healer.full_pass()
             self._passed.set()
             if self._executor.stuck:

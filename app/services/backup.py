@@ -49,7 +49,12 @@ _OF_ALL = ("id", "labels", "created_at", "updated_at")
 
 
 def _same(source: Any, *names: str) -> dict[str, Any]:
-    return {name: getattr(source, name) for name in names}
+    return {name: _in_utc(getattr(source, name)) for name in names}
+
+
+def _in_utc(value: Any) -> Any:
+    """A moment as the store gives it back: an object's tag is of what it looks like."""
+    return value.astimezone(UTC) if isinstance(value, datetime) else value
 
 
 def _text(value: object) -> str | None:
@@ -259,6 +264,6 @@ def _reservation(context: Context, saved: SavedReservation) -> str:
         AllocationKind.RESERVATION,
         holder_id=saved.id,
         note=saved.note,
-        created_at=saved.created_at,
+        created_at=_in_utc(saved.created_at),
     )
     return saved.id

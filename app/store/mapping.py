@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from ipaddress import ip_address, ip_network
+from typing import Any
 
 from app.model.spec import (
     AddressPlan,
@@ -18,13 +19,21 @@ from app.model.spec import (
     Portmap,
     Protocol,
 )
-from app.store.tables import AllocationRow, EndpointRow, NetworkRow, PortmapRow
+
+Row = Any
+"""A row as the database gives it: its columns are attributes."""
+Values = dict[str, Any]
+"""A row's columns."""
 
 
 def key_of(address: IPAddress) -> str:
     """Sorts as the addresses do; an IPv4 address is written as its mapped IPv6 one (RFC 4291, 2.5.5.2)."""
-    value = int(address) + (0xFFFF << 32 if address.version == 4 else 0)
-    return f"{value:032x}"
+    return key_at(int(address), address.version)
+
+
+def key_at(value: int, version: int) -> str:
+    """The key of the address with this integer value."""
+    return f"{value + (0xFFFF << 32 if version == 4 else 0):032x}"
 
 
 def value_of(key: str, version: int) -> int:
@@ -42,7 +51,7 @@ def to_text(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat(timespec="microseconds")
 
 
-def network_of(row: NetworkRow) -> Network:
+def network_of(row: Row) -> Network:
     plans = [_plan_of(row.subnet, row.gateway, row.ip_range)]
     if row.subnet6 is not None:
         plans.append(_plan_of(row.subnet6, row.gateway6, row.ip_range6 or row.subnet6))
@@ -76,27 +85,39 @@ def _text(value: IPAddress | IPNetwork | None) -> str | None:
     return str(value) if value is not None else None
 
 
-def fill_network(row: NetworkRow, network: Network) -> NetworkRow:
-    plan = network.ipv4
-    row.subnet = str(plan.subnet)
-    row.subnet_first, row.subnet_last = span_of(plan.subnet)
-    row.gateway = _text(plan.gateway)
-    row.ip_range = str(plan.ip_range)
-    plan6 = network.plan(6)
-    row.subnet6_first, row.subnet6_last = span_of(plan6.subnet) if plan6 is not None else (None, None)
-    row.subnet6, row.gateway6, row.ip_range6 = (
-        (_text(plan6.subnet), _text(plan6.gateway), _text(plan6.ip_range)) if plan6 is not None else (None,) * 3
-    )
-    row.id, row.name, row.bridge = network.id, network.name, network.bridge
-    row.mtu, row.internal = network.mtu, network.internal
-    row.isolated, row.icc, row.masquerade = network.isolated, network.icc, network.masquerade
-    row.snat_address, row.spoof_protection = _text(network.snat_address), network.spoof_protection
-    row.labels = dict(network.labels)
-    row.created_at, row.updated_at = to_text(network.created_at), to_text(network.updated_at)
-    return row
+def network_values(network: Network) -> Values:
+    """But for the cursors, which are no part of the object."""
+    plan, plan6 = network.ipv4, network.plan(6)
+    first, last = span_of(plan.subnet)
+    first6, last6 = span_of(plan6.subnet) if plan6 is not None else (None, None)
+    return {
+        "id": network.id,
+        "name": network.name,
+        "bridge": network.bridge,
+        "subnet": str(plan.subnet),
+        "subnet_first": first,
+        "subnet_last": last,
+        "gateway": _text(plan.gateway),
+        "ip_range": str(plan.ip_range),
+        "subnet6": _text(plan6.subnet) if plan6 is not None else None,
+        "subnet6_first": first6,
+        "subnet6_last": last6,
+        "gateway6": _text(plan6.gateway) if plan6 is not None else None,
+        "ip_range6": _text(plan6.ip_range) if plan6 is not None else None,
+        "mtu": network.mtu,
+        "internal": network.internal,
+        "isolated": network.isolated,
+        "icc": network.icc,
+        "masquerade": network.masquerade,
+        "snat_address": _text(network.snat_address),
+        "spoof_protection": network.spoof_protection,
+        "labels": dict(network.labels),
+        "created_at": to_text(network.created_at),
+        "updated_at": to_text(network.updated_at),
+    }
 
 
-def endpoint_of(row: EndpointRow) -> Endpoint:
+def endpoint_of(row: Row) -> Endpoint:
     return Endpoint(
         id=row.id,
         network_id=row.network_id,
@@ -118,21 +139,32 @@ def endpoint_of(row: EndpointRow) -> Endpoint:
     )
 
 
-def fill_endpoint(row: EndpointRow, endpoint: Endpoint) -> EndpointRow:
-    row.id, row.network_id, row.name = endpoint.id, endpoint.network_id, endpoint.name
-    row.netns_kind, row.netns_value = str(endpoint.netns.kind), endpoint.netns.value
-    row.netns_start_time, row.namespace_key = endpoint.netns.start_time, endpoint.namespace_key
-    row.create_namespace, row.ephemeral = endpoint.create_namespace, endpoint.ephemeral
-    row.address, row.address6 = str(endpoint.address(4)), _text(endpoint.address(6))
-    row.mac, row.ifname, row.host_ifname = endpoint.mac, endpoint.ifname, endpoint.host_ifname
-    row.default_route = endpoint.default_route
-    row.default_route_at = to_text(endpoint.default_route_at) if endpoint.default_route_at else None
-    row.labels, row.uid = dict(endpoint.labels), endpoint.uid
-    row.created_at, row.updated_at = to_text(endpoint.created_at), to_text(endpoint.updated_at)
-    return row
+def endpoint_values(endpoint: Endpoint) -> Values:
+    return {
+        "id": endpoint.id,
+        "network_id": endpoint.network_id,
+        "name": endpoint.name,
+        "netns_kind": str(endpoint.netns.kind),
+        "netns_value": endpoint.netns.value,
+        "netns_start_time": endpoint.netns.start_time,
+        "namespace_key": endpoint.namespace_key,
+        "create_namespace": endpoint.create_namespace,
+        "ephemeral": endpoint.ephemeral,
+        "address": str(endpoint.address(4)),
+        "address6": _text(endpoint.address(6)),
+        "mac": endpoint.mac,
+        "ifname": endpoint.ifname,
+        "host_ifname": endpoint.host_ifname,
+        "default_route": endpoint.default_route,
+        "default_route_at": to_text(endpoint.default_route_at) if endpoint.default_route_at else None,
+        "labels": dict(endpoint.labels),
+        "uid": endpoint.uid,
+        "created_at": to_text(endpoint.created_at),
+        "updated_at": to_text(endpoint.updated_at),
+    }
 
 
-def portmap_of(row: PortmapRow) -> Portmap:
+def portmap_of(row: Row) -> Portmap:
     return Portmap(
         id=row.id,
         endpoint_id=row.endpoint_id,
@@ -147,16 +179,22 @@ def portmap_of(row: PortmapRow) -> Portmap:
     )
 
 
-def fill_portmap(row: PortmapRow, portmap: Portmap) -> PortmapRow:
-    row.id, row.endpoint_id, row.protocol = portmap.id, portmap.endpoint_id, str(portmap.protocol)
-    row.host_ip, row.host_port, row.target_port = str(portmap.host_ip), portmap.host_port, portmap.target_port
-    row.count = portmap.count
-    row.labels = dict(portmap.labels)
-    row.created_at, row.updated_at = to_text(portmap.created_at), to_text(portmap.updated_at)
-    return row
+def portmap_values(portmap: Portmap) -> Values:
+    return {
+        "id": portmap.id,
+        "endpoint_id": portmap.endpoint_id,
+        "protocol": str(portmap.protocol),
+        "host_ip": str(portmap.host_ip),
+        "host_port": portmap.host_port,
+        "target_port": portmap.target_port,
+        "count": portmap.count,
+        "labels": dict(portmap.labels),
+        "created_at": to_text(portmap.created_at),
+        "updated_at": to_text(portmap.updated_at),
+    }
 
 
-def allocation_of(row: AllocationRow) -> Allocation:
+def allocation_of(row: Row) -> Allocation:
     return Allocation(
         id=row.id,
         network_id=row.network_id,
@@ -168,14 +206,14 @@ def allocation_of(row: AllocationRow) -> Allocation:
     )
 
 
-def allocation_row(allocation: Allocation) -> AllocationRow:
-    return AllocationRow(
-        id=allocation.id,
-        network_id=allocation.network_id,
-        address=str(allocation.address),
-        address_key=key_of(allocation.address),
-        kind=str(allocation.kind),
-        endpoint_id=allocation.endpoint_id,
-        note=allocation.note,
-        created_at=to_text(allocation.created_at),
-    )
+def allocation_values(allocation: Allocation) -> Values:
+    return {
+        "id": allocation.id,
+        "network_id": allocation.network_id,
+        "address": str(allocation.address),
+        "address_key": key_of(allocation.address),
+        "kind": str(allocation.kind),
+        "endpoint_id": allocation.endpoint_id,
+        "note": allocation.note,
+        "created_at": to_text(allocation.created_at),
+    }

@@ -1,24 +1,29 @@
-"""Every query. One repository lives as long as one transaction; rows stay in here, values come out."""
+"""The objects, as one open transaction has them: read in memory, written together when it is committed.
+
+The worker keeps one for as long as it runs. Who changes it and does not commit takes the change back.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import TypeVar
 
-from sqlalchemy import ColumnElement, delete, func
-from sqlalchemy.orm import aliased
-from sqlmodel import Session, and_, col, or_, select
+from sqlalchemy import Connection, delete, select, tuple_
+from sqlmodel import SQLModel
 
-from app.model.spec import Allocation, Endpoint, IPAddress, IPNetwork, Network, Portmap, Protocol, Version
+from app.model.ports import AUTOMATIC
+from app.model.spec import Allocation, Endpoint, IPAddress, Network, Portmap, Protocol, Version
 from app.store import mapping
-from app.store.tables import AllocationRow, EndpointRow, KeptAnswerRow, NetworkRow, PortFloorRow, PortmapRow
+from app.store.memory import Memory
+from app.store.tables import AllocationRow, EndpointRow, KeptAnswerRow, NetworkRow, PortmapRow
+from app.store.writes import Verb, Write, send, table_of
 
-_CHUNK = 256
-"""Allocations read at a time while looking for a gap."""
+P = TypeVar("P")
 _PURGED = 16
 """Old answers that go with each new one: more than come, and few enough to cost nothing."""
+_CURSORS: dict[Version, str] = {4: "cursor", 6: "cursor6"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,314 +36,218 @@ class KeptAnswer:
     headers: Mapping[str, str]
 
 
-class Repository:
-    """The objects of one transaction. An IntegrityError of the database is the caller's bug, not its input's."""
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A point to go back to."""
 
-    def __init__(self, session: Session) -> None:
-        self._session = session
+    steps: int = 0
+    writes: int = 0
 
-    def _first(self, row: Any, *where: ColumnElement[bool] | bool) -> Any:
-        return self._session.exec(select(row).where(*where).order_by(row.seq).limit(1)).first()
 
-    def _all(self, row: Any, *where: ColumnElement[bool] | bool) -> Iterable[Any]:
-        return self._session.exec(select(row).where(*where).order_by(row.seq)).all()
+_COMMITTED = Mark()
 
-    def _by_ref(self, row: Any, ref: str) -> Any:
-        return self._first(row, row.id == ref) or self._first(row, row.name == ref)
+
+class Repository(Memory):
+    """Two objects with one name, address or port are the caller's bug, not its input's: the database refuses them."""
+
+    def __init__(self, connection: Connection) -> None:
+        """What is stored, by a connection of which the next transaction is too. Raises SQLAlchemyError."""
+        super().__init__()
+        self._connection = connection
+        self._writes: list[Write] = []
+        self._moved: set[tuple[str, Version]] = set()
+        for row in _rows(connection, NetworkRow):
+            self._networks.put(mapping.network_of(row))
+            for version, name in _CURSORS.items():
+                if (key := getattr(row, name)) is not None:
+                    self._cursors[row.id, version] = mapping.value_of(key, version)
+        for row in _rows(connection, EndpointRow):
+            self._endpoints.put(mapping.endpoint_of(row))
+        for row in _rows(connection, PortmapRow):
+            self._portmaps.put(mapping.portmap_of(row))
+        for row in _rows(connection, AllocationRow):
+            self._allocations.put(mapping.allocation_of(row))
+        self._journal.clear()
+
+    # --- the transaction
+
+    def begin(self, connection: Connection) -> None:
+        """Writes by this connection from now on."""
+        self._connection = connection
+
+    def mark(self) -> Mark:
+        """Where the changes stand, for `rollback`."""
+        return Mark(self._journal.mark(), len(self._writes))
+
+    def rollback(self, mark: Mark = _COMMITTED) -> None:
+        """As it was at the mark; by default as it was committed last."""
+        self._journal.rollback(mark.steps)
+        del self._writes[mark.writes :]
+
+    def flush(self) -> None:
+        """Writes what has changed, into the open transaction. Raises SQLAlchemyError."""
+        send(self._connection, self._writes)
+        send(self._connection, list(self._moved_cursors()))
+
+    def settle(self) -> None:
+        """What has changed is committed."""
+        self._journal.clear()
+        self._writes.clear()
+        self._moved.clear()
+
+    def _moved_cursors(self) -> Iterator[Write]:
+        for network_id, version in self._moved:
+            value = self._cursors.get((network_id, version))
+            if value is not None and self._networks.get(network_id) is not None:
+                key = mapping.key_at(value, version)
+                yield Write(Verb.UPDATE, NetworkRow, {"id": network_id, _CURSORS[version]: key})
+
+    def _write(self, verb: Verb, row: type[SQLModel], values: mapping.Values, *key: str) -> None:
+        self._writes.append(Write(verb, row, values, key or ("id",)))
 
     # --- networks
 
-    def networks(self) -> list[Network]:
-        return [mapping.network_of(row) for row in self._all(NetworkRow)]
-
-    def network(self, ref: str) -> Network | None:
-        """By id or name; an id wins."""
-        row = self._by_ref(NetworkRow, ref)
-        return mapping.network_of(row) if row else None
-
-    def network_by_id(self, network_id: str) -> Network | None:
-        """By id alone: another's name may be the same text."""
-        row = self._first(NetworkRow, NetworkRow.id == network_id)
-        return mapping.network_of(row) if row else None
-
-    def network_with_bridge(self, bridge: str) -> Network | None:
-        row = self._first(NetworkRow, NetworkRow.bridge == bridge)
-        return mapping.network_of(row) if row else None
-
-    def network_overlapping(self, subnet: IPNetwork) -> Network | None:
-        """The lowest network that shares an address with the subnet."""
-        first, last = mapping.span_of(subnet)
-        if subnet.version == 4:
-            overlaps = (col(NetworkRow.subnet_first) <= last, col(NetworkRow.subnet_last) >= first)
-        else:
-            overlaps = (col(NetworkRow.subnet6_first) <= last, col(NetworkRow.subnet6_last) >= first)
-        row = self._first(NetworkRow, *overlaps)
-        return mapping.network_of(row) if row else None
-
-    def routed_versions(self) -> frozenset[Version]:
-        """The IP versions in which the host forwards for any network."""
-        gateways: dict[Version, Any] = {4: NetworkRow.gateway, 6: NetworkRow.gateway6}
-        not_internal = col(NetworkRow.internal).is_(False)
-        return frozenset(
-            version
-            for version, gateway in gateways.items()
-            if self._first(NetworkRow, col(gateway).is_not(None), not_internal) is not None
-        )
-
-    def cursor(self, network: Network, version: Version) -> int | None:
-        """The automatic address of this version that was given last, as an integer."""
-        row = self._first(NetworkRow, NetworkRow.id == network.id)
-        key = row.cursor if version == 4 else row.cursor6
-        return mapping.value_of(key, version) if key else None
-
-    def move_cursor(self, network: Network, address: IPAddress) -> None:
-        row = self._first(NetworkRow, NetworkRow.id == network.id)
-        if address.version == 4:
-            row.cursor = mapping.key_of(address)
-        else:
-            row.cursor6 = mapping.key_of(address)
-        self._save(row)
-
     def add_network(self, network: Network) -> None:
-        self._save(mapping.fill_network(_blank(NetworkRow), network))
+        self._networks.put(network)
+        self._write(Verb.INSERT, NetworkRow, mapping.network_values(network))
 
     def update_network(self, network: Network) -> None:
-        self._save(mapping.fill_network(self._by_ref(NetworkRow, network.id), network))
+        self._networks.put(network)
+        self._write(Verb.UPDATE, NetworkRow, mapping.network_values(network))
 
     def delete_network(self, network: Network) -> None:
-        self._delete(AllocationRow, AllocationRow.network_id == network.id)
-        self._delete(NetworkRow, NetworkRow.id == network.id)
+        """With the addresses that are held in it."""
+        for plan in network.plans:
+            first, last = plan.subnet.network_address, plan.subnet.broadcast_address
+            held = [first + (value - int(first)) for value in self.taken(network, first, last)]
+            for address in held:
+                self._drop_allocation(network.id, address)
+            self._set_cursor((network.id, plan.version), None)
+        self._networks.drop(network.id)
+        self._write(Verb.DELETE, NetworkRow, {"id": network.id})
+
+    def move_cursor(self, network: Network, address: IPAddress) -> None:
+        """This automatic address was given last."""
+        self._set_cursor((network.id, address.version), int(address))
+
+    def _set_cursor(self, place: tuple[str, Version], value: int | None) -> None:
+        former = self._cursors.get(place)
+        _set(self._cursors, place, value)
+        self._moved.add(place)
+        self._journal.note(lambda: _set(self._cursors, place, former))
 
     # --- endpoints
 
-    def endpoints(self) -> list[Endpoint]:
-        return [mapping.endpoint_of(row) for row in self._all(EndpointRow)]
-
-    def endpoint(self, ref: str) -> Endpoint | None:
-        """By id or name; an id wins."""
-        row = self._by_ref(EndpointRow, ref)
-        return mapping.endpoint_of(row) if row else None
-
-    def endpoint_by_id(self, endpoint_id: str) -> Endpoint | None:
-        """By id alone: another's name may be the same text."""
-        row = self._first(EndpointRow, EndpointRow.id == endpoint_id)
-        return mapping.endpoint_of(row) if row else None
-
-    def endpoint_named(self, name: str) -> Endpoint | None:
-        row = self._first(EndpointRow, EndpointRow.name == name)
-        return mapping.endpoint_of(row) if row else None
-
-    def endpoint_with_host_ifname(self, name: str) -> Endpoint | None:
-        row = self._first(EndpointRow, EndpointRow.host_ifname == name)
-        return mapping.endpoint_of(row) if row else None
-
-    def endpoints_of(self, network: Network) -> list[Endpoint]:
-        return [mapping.endpoint_of(row) for row in self._all(EndpointRow, EndpointRow.network_id == network.id)]
-
-    def endpoint_count(self, network: Network) -> int:
-        """How many endpoints a network has."""
-        statement = select(func.count()).select_from(EndpointRow).where(EndpointRow.network_id == network.id)
-        return self._session.exec(statement).one()
-
-    def endpoints_in(self, namespace_key: str) -> list[Endpoint]:
-        """The endpoints of one namespace, oldest first."""
-        rows = self._all(EndpointRow, EndpointRow.namespace_key == namespace_key)
-        return [mapping.endpoint_of(row) for row in rows]
-
-    def networks_beside(self, network: Network) -> list[Network]:
-        """The other networks that a namespace with an endpoint of this one is on."""
-        other = aliased(EndpointRow)
-        ids = (
-            select(other.network_id)
-            .join(EndpointRow, col(other.namespace_key) == col(EndpointRow.namespace_key))
-            .where(EndpointRow.network_id == network.id, col(other.network_id) != network.id)
-        )
-        return [mapping.network_of(row) for row in self._all(NetworkRow, col(NetworkRow.id).in_(ids))]
-
     def add_endpoint(self, endpoint: Endpoint) -> None:
-        self._save(mapping.fill_endpoint(_blank(EndpointRow), endpoint))
+        self._endpoints.put(endpoint)
+        self._write(Verb.INSERT, EndpointRow, mapping.endpoint_values(endpoint))
 
     def update_endpoint(self, endpoint: Endpoint) -> None:
-        self._save(mapping.fill_endpoint(self._by_ref(EndpointRow, endpoint.id), endpoint))
+        self._endpoints.put(endpoint)
+        self._write(Verb.UPDATE, EndpointRow, mapping.endpoint_values(endpoint))
 
     def delete_endpoint(self, endpoint: Endpoint) -> None:
-        self._delete(AllocationRow, AllocationRow.endpoint_id == endpoint.id)
-        self._delete(EndpointRow, EndpointRow.id == endpoint.id)
+        """With its addresses."""
+        for held in self.allocations_of(endpoint):
+            self.delete_allocation(held)
+        self._endpoints.drop(endpoint.id)
+        self._write(Verb.DELETE, EndpointRow, {"id": endpoint.id})
 
     # --- port mappings
 
-    def portmaps(self) -> list[Portmap]:
-        return [mapping.portmap_of(row) for row in self._all(PortmapRow)]
-
-    def portmap(self, portmap_id: str) -> Portmap | None:
-        row = self._first(PortmapRow, PortmapRow.id == portmap_id)
-        return mapping.portmap_of(row) if row else None
-
-    def portmaps_of(self, endpoint: Endpoint) -> list[Portmap]:
-        rows = self._all(PortmapRow, PortmapRow.endpoint_id == endpoint.id)
-        return [mapping.portmap_of(row) for row in rows]
-
-    def portmap_in_the_way(self, portmap: Portmap) -> Portmap | None:
-        """The lowest other mapping with a port in common; an unspecified address meets every one of its version."""
-        statement = (
-            select(PortmapRow)
-            .where(*self._held_by(portmap.protocol, portmap.host_ip, portmap.host_port, portmap.last_port))
-            .where(PortmapRow.id != portmap.id)
-            .order_by(col(PortmapRow.host_port))
-            .limit(1)
-        )
-        row = self._session.exec(statement).first()
-        return mapping.portmap_of(row) if row else None
-
-    def held_ports(self, protocol: Protocol, host_ip: IPAddress, first: int, last: int) -> Iterator[tuple[int, int]]:
-        """First and last port of the mappings that meet these, ascending, read as far as the caller goes on asking."""
-        statement = (
-            select(PortmapRow.host_port, PortmapRow.count)
-            .where(*self._held_by(protocol, host_ip, first, last))
-            .order_by(col(PortmapRow.host_port))
-        )
-        for port, count in self._session.exec(statement).yield_per(_CHUNK):
-            yield port, port + count - 1
-
-    def _held_by(self, protocol: Protocol, host_ip: IPAddress, first: int, last: int) -> list[ColumnElement[bool]]:
-        """What is true of the mappings with a port from first to last that meet the address.
-
-        None begins further below `first` than the widest range reaches: so the index bounds the search.
-        """
-        widest = select(func.max(PortmapRow.count)).where(PortmapRow.protocol == str(protocol))
-        reach = self._session.exec(widest).one() or 1
-        port, held = col(PortmapRow.host_port), col(PortmapRow.host_ip)
-        if int(host_ip) == 0:
-            meets = held.like("%:%") if host_ip.version == 6 else held.not_like("%:%")
-        else:
-            meets = held.in_([str(host_ip), "0.0.0.0" if host_ip.version == 4 else "::"])  # noqa: S104 - a value
-        return [
-            col(PortmapRow.protocol) == str(protocol),
-            port.between(first - reach + 1, last),
-            port + col(PortmapRow.count) > first,
-            meets,
-        ]
-
-    def port_floor(self, protocol: Protocol, host_ip: IPAddress) -> int | None:
-        """Below it no automatic port of the address is free; None where that is not known."""
-        row = self._session.get(PortFloorRow, (str(protocol), str(host_ip)))
-        return row.port if row else None
-
-    def raise_port_floor(self, protocol: Protocol, host_ip: IPAddress, port: int) -> None:
-        row = self._session.get(PortFloorRow, (str(protocol), str(host_ip)))
-        self._save(row or PortFloorRow(protocol=str(protocol), host_ip=str(host_ip), port=port), port=port)
-
-    def _lower_port_floors(self, protocol: str, port: int) -> None:
-        """A port became free: whoever skipped it looks again."""
-        above = (PortFloorRow.protocol == protocol, PortFloorRow.port > port)
-        for row in self._session.exec(select(PortFloorRow).where(*above)).all():
-            self._save(row, port=port)
-
-    def has_local_ports(self, network: Network, version: Version) -> bool:
-        """Whether a port of 127.0.0.1, or of ::1, leads into the network."""
-        everywhere, loopback = ("0.0.0.0", "127.%") if version == 4 else ("::", "::1")  # noqa: S104 - a value
-        local = or_(PortmapRow.host_ip == everywhere, col(PortmapRow.host_ip).like(loopback))
-        members = select(EndpointRow.id).where(EndpointRow.network_id == network.id)
-        statement = select(PortmapRow.seq).where(local, col(PortmapRow.endpoint_id).in_(members)).limit(1)
-        return self._session.exec(statement).first() is not None
-
-    def has_portmaps(self, endpoint: Endpoint) -> bool:
-        return self._first(PortmapRow, PortmapRow.endpoint_id == endpoint.id) is not None
-
     def add_portmap(self, portmap: Portmap) -> None:
-        self._save(mapping.fill_portmap(_blank(PortmapRow), portmap))
+        self._portmaps.put(portmap)
+        self._write(Verb.INSERT, PortmapRow, mapping.portmap_values(portmap))
 
     def update_portmap(self, portmap: Portmap) -> None:
-        row = self._first(PortmapRow, PortmapRow.id == portmap.id)
-        self._lower_port_floors(row.protocol, row.host_port)
-        self._save(mapping.fill_portmap(row, portmap))
+        former = self._portmaps.get(portmap.id)
+        if former is not None:
+            self._lower_floors(former)
+        self._portmaps.put(portmap)
+        self._write(Verb.UPDATE, PortmapRow, mapping.portmap_values(portmap))
 
     def delete_portmap(self, portmap: Portmap) -> None:
-        self._delete(PortmapRow, PortmapRow.id == portmap.id)
-        self._lower_port_floors(str(portmap.protocol), portmap.host_port)
+        self._portmaps.drop(portmap.id)
+        self._write(Verb.DELETE, PortmapRow, {"id": portmap.id})
+        self._lower_floors(portmap)
+
+    def raise_port_floor(self, protocol: Protocol, host_ip: IPAddress, port: int) -> None:
+        """No automatic port of the address is free below this one."""
+        self._set_floor((protocol, host_ip), port)
+
+    def _lower_floors(self, freed: Portmap) -> None:
+        """A port became free: whoever skipped it looks again."""
+        if freed.last_port >= AUTOMATIC.start:
+            for place, port in list(self._floors.items()):
+                if place[0] is freed.protocol and port > freed.host_port:
+                    self._set_floor(place, freed.host_port)
+
+    def _set_floor(self, place: tuple[Protocol, IPAddress], port: int) -> None:
+        former = self._floors.get(place)
+        _set(self._floors, place, port)
+        self._journal.note(lambda: _set(self._floors, place, former))
 
     # --- addresses
 
-    def allocations(self) -> list[Allocation]:
-        return [mapping.allocation_of(row) for row in self._all(AllocationRow)]
-
-    def allocation(self, allocation_id: str) -> Allocation | None:
-        row = self._first(AllocationRow, AllocationRow.id == allocation_id)
-        return mapping.allocation_of(row) if row else None
-
-    def holder(self, network: Network, address: IPAddress) -> Allocation | None:
-        """Who holds an address of a network."""
-        row = self._first(
-            AllocationRow,
-            AllocationRow.network_id == network.id,
-            AllocationRow.address_key == mapping.key_of(address),
-        )
-        return mapping.allocation_of(row) if row else None
-
-    def taken(self, network: Network, first: IPAddress, last: IPAddress) -> Iterator[int]:
-        """The held addresses from first to last, ascending, read as far as the caller goes on asking."""
-        low, high = mapping.key_of(first), mapping.key_of(last)
-        key = col(AllocationRow.address_key)
-        while True:
-            statement = (
-                select(AllocationRow.address_key)
-                .where(AllocationRow.network_id == network.id, key >= low, key <= high)
-                .order_by(key)
-                .limit(_CHUNK)
-            )
-            keys = self._session.exec(statement).all()
-            yield from (mapping.value_of(text, first.version) for text in keys)
-            if len(keys) < _CHUNK:
-                return
-            low = f"{int(keys[-1], 16) + 1:032x}"
-
     def add_allocation(self, allocation: Allocation) -> None:
-        self._save(mapping.allocation_row(allocation))
+        self._allocations.put(allocation)
+        self._write(Verb.INSERT, AllocationRow, mapping.allocation_values(allocation))
 
     def delete_allocation(self, allocation: Allocation) -> None:
-        held = AllocationRow.address_key == mapping.key_of(allocation.address)
-        self._delete(AllocationRow, and_(AllocationRow.network_id == allocation.network_id, held))
+        self._drop_allocation(allocation.network_id, allocation.address)
 
-    # --- answers kept by Idempotency-Key
+    def _drop_allocation(self, network_id: str, address: IPAddress) -> None:
+        self._allocations.drop((network_id, address))
+        values = {"network_id": network_id, "address_key": mapping.key_of(address)}
+        self._write(Verb.DELETE, AllocationRow, values, *values)
+
+    # --- answers kept by Idempotency-Key: read and written at once, for few requests have one
 
     def kept_answer(self, scope: str, key: str, *, since: datetime) -> KeptAnswer | None:
         """The answer kept under a key, unless it is older."""
-        row = self._session.get(KeptAnswerRow, (scope, key))
+        for write in reversed(self._writes):
+            if write.row is KeptAnswerRow and write.verb is Verb.INSERT and _is_of(write.values, scope, key):
+                return _kept(write.values)
+        kept = table_of(KeptAnswerRow)
+        query = select(kept).where(kept.c.scope == scope, kept.c.key == key)
+        row = self._connection.execute(query).first()
         if row is None or row.created_at < mapping.to_text(since):
             return None
-        return KeptAnswer(row.fingerprint, row.status, row.body, dict(row.headers))
+        return _kept(row._asdict())
 
     def keep_answer(self, scope: str, key: str, answer: KeptAnswer, *, now: datetime, since: datetime) -> None:
         """In the place of an older one under this key; a few others that are older go by the way."""
-        created = col(KeptAnswerRow.created_at)
-        old = select(KeptAnswerRow.scope, KeptAnswerRow.key).where(created < mapping.to_text(since))
-        for found in self._session.exec(old.order_by(created).limit(_PURGED)).all():
-            self._delete(KeptAnswerRow, and_(KeptAnswerRow.scope == found[0], KeptAnswerRow.key == found[1]))
-        self._delete(KeptAnswerRow, and_(KeptAnswerRow.scope == scope, KeptAnswerRow.key == key))
-        self._save(
-            KeptAnswerRow(
-                scope=scope,
-                key=key,
-                fingerprint=answer.fingerprint,
-                status=answer.status,
-                body=answer.body,
-                headers=dict(answer.headers),
-                created_at=mapping.to_text(now),
-            )
-        )
-
-    # --- writing
-
-    def _save(self, row: Any, **changes: Any) -> None:
-        for name, value in changes.items():
-            setattr(row, name, value)
-        self._session.add(row)
-        self._session.flush()
-
-    def _delete(self, row: Any, where: Any) -> None:
-        self._session.exec(delete(row).where(where))
+        kept = table_of(KeptAnswerRow)
+        created, place = kept.c.created_at, (kept.c.scope, kept.c.key)
+        old = select(*place).where(created < mapping.to_text(since)).order_by(created).limit(_PURGED)
+        self._connection.execute(delete(kept).where(tuple_(*place).in_(old)))
+        values = {"scope": scope, "key": key}
+        self._write(Verb.DELETE, KeptAnswerRow, values, *values)
+        told = {
+            "fingerprint": answer.fingerprint,
+            "status": answer.status,
+            "body": answer.body,
+            "headers": dict(answer.headers),
+            "created_at": mapping.to_text(now),
+        }
+        self._write(Verb.INSERT, KeptAnswerRow, values | told)
 
 
-def _blank(row: Any) -> Any:
-    """A row to be filled: its class wants every field at once."""
-    return row()
+def _rows(connection: Connection, row: type[SQLModel]) -> Iterable[mapping.Row]:
+    table = table_of(row)
+    return connection.execute(select(table).order_by(table.c.seq))
+
+
+def _is_of(values: mapping.Values, scope: str, key: str) -> bool:
+    return (values["scope"], values["key"]) == (scope, key)
+
+
+def _kept(values: mapping.Values) -> KeptAnswer:
+    return KeptAnswer(values["fingerprint"], values["status"], values["body"], dict(values["headers"]))
+
+
+def _set(numbers: dict[P, int], place: P, value: int | None) -> None:
+    if value is None:
+        numbers.pop(place, None)
+    else:
+        numbers[place] = value

@@ -13,10 +13,10 @@ from pathlib import Path
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
-from sqlmodel import Session
 
 import app
 from app.model.errors import StartupError, StoreFailed
+from app.store.repository import Repository
 
 log = logging.getLogger("bridgehead.store")
 
@@ -151,25 +151,24 @@ def _revision(engine: Engine) -> str | None:
 
 
 @contextmanager
-def transaction(engine: Engine) -> Iterator[Session]:
-    """One durable transaction. Raises StoreFailed where the database refuses; then nothing is written."""
-    with Session(engine, expire_on_commit=False) as session:
-        try:
-            yield session
-            session.commit()
-        except SQLAlchemyError as failure:
-            session.rollback()
-            raise store_failed(failure) from failure
+def transaction(engine: Engine) -> Iterator[Repository]:
+    """One durable transaction of its own. Raises StoreFailed where the database refuses; then nothing is written."""
+    try:
+        with engine.begin() as connection:
+            store = Repository(connection)
+            yield store
+            store.flush()
+    except SQLAlchemyError as failure:
+        raise store_failed(failure) from failure
 
 
-@contextmanager
-def snapshot(engine: Engine) -> Iterator[Session]:
-    """One moment's state, to read, beside whatever is being written. Raises StoreFailed."""
-    with Session(engine.execution_options(**{_READS: True}), expire_on_commit=False) as session:
-        try:
-            yield session
-        except SQLAlchemyError as failure:
-            raise store_failed(failure) from failure
+def read(engine: Engine) -> Repository:
+    """What is stored at one moment, to read only, beside whatever is being written. Raises StoreFailed."""
+    try:
+        with engine.connect().execution_options(**{_READS: True}) as connection:
+            return Repository(connection)
+    except SQLAlchemyError as failure:
+        raise store_failed(failure) from failure
 
 
 def store_failed(failure: SQLAlchemyError) -> StoreFailed:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import JSON, Column, Index, UniqueConstraint
+from sqlalchemy import JSON, Column, UniqueConstraint
 from sqlmodel import Field, SQLModel
 
 
@@ -69,14 +69,10 @@ class EndpointRow(SQLModel, table=True):
 
 
 class PortmapRow(SQLModel, table=True):
-    """Published ports, `count` from `host_port` on; the indexes find a protocol's ports, and its widest range."""
+    """Published ports, `count` from `host_port` on."""
 
     __tablename__ = "portmap"
-    __table_args__ = (
-        UniqueConstraint("host_port", "protocol", "host_ip", name="uq_portmap_host"),
-        Index("ix_portmap_protocol_port", "protocol", "host_port"),
-        Index("ix_portmap_protocol_count", "protocol", "count"),
-    )
+    __table_args__ = (UniqueConstraint("host_port", "protocol", "host_ip", name="uq_portmap_host"),)
 
     seq: int | None = Field(default=None, primary_key=True)
     id: str = Field(unique=True)
@@ -91,16 +87,6 @@ class PortmapRow(SQLModel, table=True):
     updated_at: str
 
 
-class PortFloorRow(SQLModel, table=True):
-    """Below `port`, no automatic port of the address is free: where the search for the next one begins."""
-
-    __tablename__ = "port_floor"
-
-    protocol: str = Field(primary_key=True)
-    host_ip: str = Field(primary_key=True)
-    port: int
-
-
 class AllocationRow(SQLModel, table=True):
     """A held address; the constraint is what makes two holders impossible. `id` is its holder's."""
 
@@ -108,7 +94,7 @@ class AllocationRow(SQLModel, table=True):
     __table_args__ = (UniqueConstraint("network_id", "address_key", name="uq_allocation_address"),)
 
     seq: int | None = Field(default=None, primary_key=True)
-    id: str = Field(index=True)
+    id: str
     network_id: str = Field(foreign_key="network.id")
     address: str
     address_key: str

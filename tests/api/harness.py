@@ -14,7 +14,7 @@ from app.main import create_app, export
 from app.model.errors import NotFound
 from app.reconcile.worker import Parts, Worker
 from app.services.catalog import Catalog
-from app.store.session import is_writable
+from app.store.session import is_writable, read
 
 PROBLEM = "application/problem+json"
 POOLS = ((ip_network("192.168.15.0/24"), 24), (ip_network("192.168.16.0/22"), 24))
@@ -108,7 +108,26 @@ class Api:
         self.client = Client(self.app)
 
     def close(self):
+        running = self.worker.alive
         self.worker.stop()
+        if running:  # else another goes on with its database
+            self.check_store()
+
+    def check_store(self):
+        """What the worker has in memory is what is stored, to the letter: an object's tag is of that."""
+        held, stored = self.worker._requests.store, read(self.engine)
+        for kind in ("networks", "endpoints", "portmaps", "allocations"):
+            assert list(map(repr, getattr(held, kind)())) == list(map(repr, getattr(stored, kind)()))
+        assert held._cursors == stored._cursors
+
+    def reread(self):
+        """Has the worker take in what somebody wrote into the database behind its back."""
+
+        def again(_context):
+            self.worker._requests.store = read(self.engine)
+            raise NotFound("nothing")
+
+        assert self.worker.submit(again).exception()
 
     def settle(self):
         """Returns once the worker has done its first pass and all that was asked of it."""

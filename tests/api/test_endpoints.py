@@ -224,6 +224,7 @@ def test_the_1024th_port_of_a_bridge(api):
             row["seq"] = number + 100
             columns, marks = ", ".join(row), ", ".join(f":{name}" for name in row)
             connection.exec_driver_sql(f"INSERT INTO endpoint ({columns}) VALUES ({marks})", row)
+    api.reread()
     body = {"network": "big", "namespace": "more"}
     api.refused("POST", "/endpoints", body, 409, "bridge_full", "big", "1023")
     assert api.endpoint("elsewhere")["network"] != made["id"]

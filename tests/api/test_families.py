@@ -14,11 +14,9 @@ FORWARDING = "net/ipv6/conf/all/forwarding"
 def wanted_by_the_network(api, kind):
     """The items of one kind that the networks want now."""
     from app.reconcile.render import render
-    from app.store.repository import Repository
     from app.store.session import transaction
 
-    with transaction(api.engine) as session:
-        store = Repository(session)
+    with transaction(api.engine) as store:
         items = [item for one in store.networks() for item in render(store, ("network", one.id)).items.values()]
     return [item for item in items if isinstance(item, kind)]
 

@@ -181,6 +181,23 @@ def test_a_bridge_that_is_deleted_comes_back_with_its_ports(sandbox, daemon, bui
     assert get(built.api, "networks/web")["id"] == built.network["id"]
 
 
+def test_what_is_not_damaged_in_the_same_namespace_is_ready(sandbox, daemon, built):
+    """Its default route is by the other endpoint's link, which is there all the while."""
+    second = endpoint(built.api, "red")
+    built.host.delete_link(second["host_ifname"])
+    eventually(lambda: "healed: link" in daemon.log(), SOON)
+    eventually(built.is_ready, SOON)
+    assert "default route" not in "".join(line for line in daemon.log().splitlines() if "healed: " in line)
+
+
+def test_endpoints_of_one_namespace_that_suffer_together_are_ready_together(sandbox, daemon, built):
+    second = endpoint(built.api, "red")
+    built.red.exec(["ip", "route", "del", "default"])
+    built.host.delete_link(second["host_ifname"])
+    eventually(lambda: "healed: link" in daemon.log(), SOON)
+    eventually(built.is_ready, SOON)
+
+
 def _flushes(firewall):
     if firewall == "iptables":
         legacy = "iptables-legacy"

@@ -13,7 +13,6 @@ from sqlmodel import SQLModel
 import app.store.tables  # noqa: F401 - fills the metadata
 from app.model.errors import StartupError, StoreFailed
 from app.model.spec import AddressPlan, Allocation, AllocationKind, Network
-from app.store.repository import Repository
 from app.store.session import is_writable, open_database, transaction
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678, tzinfo=UTC)
@@ -53,11 +52,11 @@ def test_the_pragmas(engine):
 
 
 def test_opening_again_keeps_what_is_there(engine, file):
-    with transaction(engine) as session:
-        Repository(session).add_network(network())
+    with transaction(engine) as store:
+        store.add_network(network())
     again = open_database(f"sqlite:///{file}")
-    with transaction(again) as session:
-        assert Repository(session).networks() == [network()]
+    with transaction(again) as store:
+        assert store.networks() == [network()]
     again.dispose()
 
 
@@ -82,8 +81,8 @@ def test_a_damaged_database_is_refused_and_left(file, damage):
 
 
 def test_damage_within_is_found(engine, file):
-    with transaction(engine) as session:
-        Repository(session).add_network(network())
+    with transaction(engine) as store:
+        store.add_network(network())
     engine.dispose()
     raw = bytearray(file.read_bytes())
     raw[4096 : 4096 * 3] = b"\xa5" * (4096 * 2)
@@ -117,21 +116,20 @@ def test_writable(engine, file):
 
 def test_a_failed_transaction_writes_nothing(engine):
     def write_twice():
-        with transaction(engine) as session:
-            Repository(session).add_network(network())
-            Repository(session).add_network(network())
+        with transaction(engine) as store:
+            store.add_network(network())
+            store.add_network(network())
 
     with pytest.raises(StoreFailed, match="nothing was changed") as refusal:
         write_twice()
     assert "INSERT" not in refusal.value.detail
-    with transaction(engine) as session:
-        assert Repository(session).networks() == []
+    with transaction(engine) as store:
+        assert store.networks() == []
 
 
 def test_taken_reads_across_chunks_in_order(engine):
     first = ip_address("10.0.0.0")
-    with transaction(engine) as session:
-        store = Repository(session)
+    with transaction(engine) as store:
         store.add_network(network())
         for number in [*range(599, -1, -1)]:
             address = first + number
@@ -159,8 +157,7 @@ def test_taken_reads_across_chunks_in_order(engine):
     ],
 )
 def test_overlaps(engine, subnet, overlaps):
-    with transaction(engine) as session:
-        store = Repository(session)
+    with transaction(engine) as store:
         store.add_network(network())
         assert (store.network_overlapping(ip_network(subnet)) is not None) is overlaps
 
@@ -172,7 +169,6 @@ def test_overlaps(engine, subnet, overlaps):
 def test_overlaps_of_ipv6(engine, subnet, overlaps):
     six = AddressPlan(ip_network("fd00:15::/64"), None, ip_network("fd00:15::/64"))
     made = network()
-    with transaction(engine) as session:
-        store = Repository(session)
+    with transaction(engine) as store:
         store.add_network(replace(made, plans=(*made.plans, six)))
         assert (store.network_overlapping(ip_network(subnet)) is not None) is overlaps

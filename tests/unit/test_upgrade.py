@@ -14,7 +14,6 @@ from sqlmodel import SQLModel
 
 from app.model.errors import StartupError
 from app.store import migrate
-from app.store.repository import Repository
 from app.store.session import migrations_dir, open_database, transaction
 
 
@@ -41,8 +40,7 @@ def test_an_upgrade_keeps_the_rows(file, schema):
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         assert compare_metadata(context, SQLModel.metadata) == []
         assert connection.exec_driver_sql("PRAGMA foreign_key_check").all() == []
-    with transaction(engine) as session:
-        store = Repository(session)
+    with transaction(engine) as store:
         (network,), (endpoint,), (portmap,) = store.networks(), store.endpoints(), store.portmaps()
         policies = (network.icc, network.snat_address, network.spoof_protection)
         assert (network.plan(6), *policies) == (None, True, None, False)
@@ -116,6 +114,6 @@ def test_back_to_the_first_schema_and_up_again(file):
         assert connection.exec_driver_sql("SELECT host_port FROM portmap").scalars().all() == [8080]
     plain.dispose()
     again = open_database(f"sqlite:///{file}")
-    with transaction(again) as session:
-        assert [one.name for one in Repository(session).networks()] == ["web"]
+    with transaction(again) as store:
+        assert [one.name for one in store.networks()] == ["web"]
     again.dispose()

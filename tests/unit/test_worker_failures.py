@@ -147,7 +147,7 @@ def test_a_take_back_that_is_stuck_is_mended_by_a_full_pass(world):
 def lose_transaction(context):
     """What SQLite does by itself on a full disk: the whole transaction is gone, and the statement fails."""
     networks.create(context, NetworkCreate(name="mine", subnet="10.2.0.0/24"))
-    connection = context.store._session.connection()
+    connection = context.store._connection
     connection.connection.driver_connection.execute("ROLLBACK")
     connection.exec_driver_sql("INSERT INTO nothing VALUES (1)")
 
@@ -251,19 +251,19 @@ def test_after_a_failed_commit_readers_see_what_is_stored(world, written):
 def test_what_readers_see_is_read_again_until_it_can_be(world, monkeypatch):
     """After something unexpected the first look at the store fails too."""
     monkeypatch.setattr(worker_module, "_HEAL_AGAIN", 0.01)
-    fill, failures = world.worker._fill_catalog, [StoreFailed("the disk is away")] * 2
+    read, failures = worker_module.read, [StoreFailed("the disk is away")] * 2
 
-    def failing():
+    def failing(engine):
         if failures:
             raise failures.pop()
-        fill()
+        return read(engine)
 
     def broken(_one):
         raise RuntimeError("a bug")
 
     with monkeypatch.context() as patch:
         patch.setattr(world.worker._requests, "_publish", broken)
-        patch.setattr(world.worker, "_fill_catalog", failing)
+        patch.setattr(worker_module, "read", failing)
         with pytest.raises(RuntimeError):
             world.do(networks.create, request=NetworkCreate(name="web"))
         assert eventually(lambda: [one.name for one in world.catalog.networks.values()] == ["web"])

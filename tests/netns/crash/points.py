@@ -74,14 +74,15 @@ def _wrap(board, owner, name, *, before=False, operation=False):
 
 def install(board, *, iptables):
     """Puts the points into the daemon's own parts."""
-    from sqlmodel import Session
-
     from app.firewall import libnftables, selection
     from app.kernel import libc, linux, ports, sysctl, wire
+    from app.reconcile.batch import Requests
+    from app.store.repository import Repository
 
     _wrap(board, linux.LinuxKernel, "apply", before=True, operation=True)
     _wrap(board, selection.HostFirewall, "apply", before=True, operation=True)
-    _wrap(board, Session, "commit", before=True)
+    _wrap(board, Requests, "_commit", before=True)
+    _wrap(board, Repository, "flush")
     _wrap(board, wire.Netlink, "request")
     _wrap(board, sysctl, "write")
     _wrap(board, libc, "_call")

@@ -1,0 +1,94 @@
+"""What a transaction writes, gathered while it is planned: each kind of statement is sent once for many rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum, auto
+from itertools import groupby
+from typing import Any
+
+from sqlalchemy import Connection, Table, bindparam, delete, insert, update
+from sqlalchemy.sql.expression import Executable
+from sqlmodel import SQLModel
+
+from app.store.mapping import Values
+from app.store.tables import AllocationRow, EndpointRow, KeptAnswerRow, NetworkRow, PortmapRow
+
+_TABLES: tuple[type[SQLModel], ...] = (NetworkRow, EndpointRow, AllocationRow, PortmapRow, KeptAnswerRow)
+"""Each refers to those before it: rows come in this order, and go in the other."""
+
+
+class Verb(Enum):
+    """What is done to rows."""
+
+    INSERT = auto()
+    UPDATE = auto()
+    DELETE = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """A row of a table that comes, changes or goes. key: which one, by column."""
+
+    verb: Verb
+    row: type[SQLModel]
+    values: Values
+    key: tuple[str, ...] = ("id",)
+
+    @property
+    def order(self) -> int:
+        """Among others of its verb; changes stay as they came, for one may take the name that another gave up."""
+        rank = _TABLES.index(self.row)
+        return {Verb.INSERT: rank, Verb.UPDATE: 0, Verb.DELETE: -rank}[self.verb]
+
+    @property
+    def shape(self) -> tuple[Any, ...]:
+        """Writes of one shape are one statement."""
+        return self.verb, self.row, self.key, tuple(self.values)
+
+
+def table_of(row: type[SQLModel]) -> Table:
+    """The table that a class of rows describes."""
+    return SQLModel.metadata.tables[str(row.__tablename__)]
+
+
+_STATEMENTS: dict[tuple[Any, ...], Executable] = {}
+
+
+def send(connection: Connection, writes: list[Write]) -> None:
+    """Carries them out, in this order as far as it matters. Raises SQLAlchemyError."""
+    for _shape, group in groupby(_ordered(writes), key=lambda write: write.shape):
+        rows = list(group)
+        connection.execute(_statement(rows[0]), [_parameters(write) for write in rows])
+
+
+def _ordered(writes: list[Write]) -> Iterator[Write]:
+    for _verb, run in groupby(writes, key=lambda write: write.verb):
+        yield from sorted(run, key=lambda write: write.order)
+
+
+def _statement(write: Write) -> Executable:
+    """Kept: SQLAlchemy knows an object that it has compiled before."""
+    statement = _STATEMENTS.get(write.shape)
+    if statement is None:
+        statement = _STATEMENTS[write.shape] = _built(write)
+    return statement
+
+
+def _built(write: Write) -> Executable:
+    table = table_of(write.row)
+    if write.verb is Verb.INSERT:
+        return insert(table)
+    where = [table.c[name] == bindparam(f"key_{name}") for name in write.key]
+    if write.verb is Verb.DELETE:
+        return delete(table).where(*where)
+    return update(table).where(*where).values({name: bindparam(name) for name in write.values})
+
+
+def _parameters(write: Write) -> Values:
+    """SQLAlchemy keeps the columns' own names for what is set."""
+    if write.verb is Verb.INSERT:
+        return write.values
+    keys = {f"key_{name}": write.values[name] for name in write.key}
+    return keys if write.verb is Verb.DELETE else write.values | keys

@@ -1,0 +1,146 @@
+"""One endpoint made and removed; two hundred by eight clients, and their network removed."""
+
+import time
+
+from bench.floor import GATEWAY, GROUP, PREFIX
+from bench.ground import alternate
+from bench.http import packed, together
+from bench.registry import Samples, Target, bench
+from bench.site import SETTLE
+
+ROUNDS = 60
+OTHERS, MAPPINGS = 999, 10_000
+MANY, CLIENTS, BURSTS = 200, 8, 5
+POST, DELETE = "POST /endpoints", "DELETE /endpoints"
+RAW_ADD, RAW_DELETE = "raw netlink: add", "raw netlink: delete"
+_SITES = {
+    "": (0, 0),
+    ", 10,000 mappings there": (0, MAPPINGS),
+    ", the 1,000th": (OTHERS, 0),
+    ", the 1,000th, 10,000 mappings there": (OTHERS, MAPPINGS),
+}
+_BATCH = """link add {name} mtu 1500 group {group} master floor0 numtxqueues 1 numrxqueues 1 type veth \
+peer name eth0 netns {netns} mtu 1500 numtxqueues 1 numrxqueues 1
+link set {name} alias floor
+link set {name} up
+"""
+_INSIDE = """link set eth0 alias floor
+address add 10.30.0.2/{prefix} dev eth0
+link set eth0 up
+route add default via {gateway} dev eth0
+"""
+
+
+def _ours(site, words, body):
+    """Makes an endpoint and removes it."""
+
+    def work():
+        made, adding = site.client.ask("POST", "/endpoints", body)
+        time.sleep(SETTLE)
+        _nothing, removing = site.client.ask("DELETE", f"/endpoints/{made['id']}")
+        return {f"{POST}{words}": adding, f"{DELETE}{words}": removing}
+
+    return work
+
+
+def _raw(floor, words):
+    def work():
+        adding = floor.attach("fl", "/run/netns/red")
+        time.sleep(SETTLE)
+        return {f"{RAW_ADD}{words}": adding, f"{RAW_DELETE}{words}": floor("delete", "fl")}
+
+    return work
+
+
+def _ip_batch(ground, floor):
+    """The same by commands, one process for each namespace."""
+    values = {"name": "fb", "group": GROUP, "netns": "red", "prefix": PREFIX, "gateway": GATEWAY}
+    files = [ground.directory() / name for name in ("outside", "inside")]
+    for file, lines in zip(files, (_BATCH, _INSIDE), strict=True):
+        file.write_text(lines.format(**values))
+
+    def work():
+        took = floor("run", "ip", "-batch", files[0]) + floor("run", "ip", "-n", "red", "-batch", files[1])
+        time.sleep(SETTLE)
+        floor("delete", "fb")
+        return {"ip -batch: add": took}
+
+    return work
+
+
+@bench(
+    "endpoint",
+    "One endpoint made and removed",
+    Target("POST /endpoints, existing namespace / raw netlink", POST, 3, RAW_ADD),
+    Target("POST /endpoints, the 1,000th / the first", f"{POST}, the 1,000th", 1.3, POST),
+    Target(
+        "the same with 10,000 mappings of others there",
+        f"{POST}, the 1,000th, 10,000 mappings there",
+        1.3,
+        f"{POST}, 10,000 mappings there",
+    ),
+    Target("POST /endpoints, creating the namespace", f"{POST}, with its namespace", 1, POST, kind="plus"),
+    Target("DELETE /endpoints, one / a blocking raw-netlink delete", DELETE, 0.25, RAW_DELETE),
+)
+def endpoint(ground):
+    samples = Samples()
+    works = []
+    for words, (endpoints, mappings) in _SITES.items():
+        site = ground.site(endpoints=endpoints, mappings=mappings)
+        _made_netns(site, "red")
+        works.append(_ours(site, words, {"network": "web", "namespace": "red"}))
+    works.append(_ours(ground.site(), ", with its namespace", {"network": "web", "namespace": "new"}))
+    for words, ports in (("", 0), (", the 1,000th", OTHERS)):
+        floor = ground.floor(ports)
+        if floor is not None:
+            floor("netns", "/run/netns/red")
+            works.append(_raw(floor, words))
+    if ground.floor() is not None and ground.has("ip"):
+        works.append(_ip_batch(ground, ground.floor()))
+    alternate(samples, ground.sized(ROUNDS), *works)
+    return samples
+
+
+def _made_netns(site, name):
+    if name not in site.sandbox.netns_names():
+        site.sandbox.add_netns(name)
+
+
+@bench(
+    "burst",
+    f"{MANY} endpoints by {CLIENTS} clients, and their network removed",
+    Target(f"{MANY} endpoints by {CLIENTS} clients", "existing namespaces", 500, kind="least"),
+    Target(
+        f"DELETE of a network with {MANY} endpoints (?force=true) / one group delete",
+        "DELETE /networks?force=true",
+        2,
+        "raw netlink: group delete",
+    ),
+)
+def burst(ground):
+    samples = Samples()
+    site, floor = ground.site(), ground.floor()
+    for number in range(MANY):
+        _made_netns(site, f"b{number}")
+        if floor is not None:
+            floor("netns", f"/run/netns/f{number}")
+    for _round in range(ground.sized(BURSTS)):
+        for words, prefix in (("existing namespaces", "b"), ("with their namespaces", "c")):
+            _burst(samples, site, words, prefix)
+            if floor is not None and prefix == "b":
+                samples.add("raw netlink, one at a time", MANY / floor.build(MANY, make=False), "/s")
+                time.sleep(SETTLE)
+                samples.time("raw netlink: group delete", floor("group", GROUP))
+    return samples
+
+
+def _burst(samples, site, words, prefix):
+    ask = site.client.ask
+    ask("POST", "/networks", {"name": "burst", "subnet": "10.21.0.0/16"})
+    bodies = ({"network": "burst", "namespace": f"{prefix}{number}"} for number in range(MANY))
+    requests = [packed("POST", "/endpoints", body) for body in bodies]
+    samples.add(words, MANY / together(site.daemon.socket, requests, CLIENTS), "/s")
+    time.sleep(SETTLE)
+    _nothing, took = ask("DELETE", "/networks/burst?force=true")
+    samples.time(f"DELETE /networks?force=true{', with the namespaces' * (prefix == 'c')}", took)
+    time.sleep(10 * SETTLE)

@@ -157,14 +157,14 @@ class Requests:
 
     @contextmanager
     def _transaction(self) -> Iterator[Connection]:
-        """Rolled back unless committed. One that failed takes its connection along: what is left is not known."""
+        """Rolled back unless committed."""
         with self._engine.connect() as connection:
             connection.begin()
             self.store.begin(connection)
             try:
                 yield connection
             except SQLAlchemyError:
-                connection.invalidate()
+                _abandon(connection)
                 raise
 
     def _commit(self, connection: Connection) -> None:
@@ -301,6 +301,14 @@ class Requests:
         publish_statuses(self._catalog, group.rendered, group.outcome.refused, self._executor.hindrance)
         for one in group.planned:
             one.job.answer.set_result(one.reply or one.subject)
+
+
+def _abandon(connection: Connection) -> None:
+    """Keeps the connection where it can: to open another one takes room, which a full disk has not."""
+    try:
+        connection.rollback()
+    except SQLAlchemyError:
+        connection.invalidate()  # what is left of its transaction is not known
 
 
 def _turn_down(job: Job, failure: Exception, again: list[Job]) -> None:

@@ -75,9 +75,12 @@ class Disk:
 
 @contextmanager
 def writes_refused(pid):
-    """Every write to a file fails, also to an open one, as on a disk that the kernel has taken out of use."""
+    """The database cannot be written by whoever has it open either, as on a disk that the kernel took out of use.
+
+    Done by a limit: what goes beyond a file's first page fails. Small files, as those of namespaces, can be written.
+    """
     former = resource.prlimit(pid, resource.RLIMIT_FSIZE)
-    resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, former[1]))
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (PAGE, former[1]))
     try:
         yield
     finally:

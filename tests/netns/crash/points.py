@@ -15,7 +15,7 @@ from pathlib import Path
 from app.model.errors import KernelRefused
 
 FILE = "points"
-KILL, REFUSE = 1, 2
+KILL, REFUSE, REFUSE_ALL = 1, 2, 3
 _LAYOUT = struct.Struct("=qqqq")
 
 
@@ -53,7 +53,7 @@ class Board:
         self._write(points, operations, target, action)
         if action == KILL and points == target:
             os.kill(os.getpid(), signal.SIGKILL)
-        if action == REFUSE and operation and operations == target:
+        if operation and (action == REFUSE_ALL or (action == REFUSE and operations == target)):
             raise KernelRefused(errno.ENOMEM, asked, "injected by a test")
 
 
@@ -127,3 +127,21 @@ def checkpoints(settings):
 
     main.open_database = opened
     return notices_late(settings)
+
+
+def impatient(settings):
+    """It tries again after 50 ms first, instead of 5 s, and logs how long it will wait each time."""
+    import logging
+
+    from app.reconcile import worker
+
+    worker._HEAL_AGAIN = 0.05
+    schedule = worker.Worker._schedule
+
+    def told(self, lacking):
+        schedule(self, lacking)
+        if lacking:
+            logging.getLogger("bridgehead.worker").info("tried again in %g s", self._patience)
+
+    worker.Worker._schedule = told
+    return run(settings)

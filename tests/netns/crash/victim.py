@@ -9,8 +9,9 @@ from crash.points import KILL, Board
 
 from app.sandbox import Sandbox, eventually, snapshot
 
-ENTRY, LATE, CHECKPOINTS = (
-    (f"tests.netns.crash.points:{name}", "app.settings:Settings") for name in ("run", "notices_late", "checkpoints")
+ENTRY, LATE, CHECKPOINTS, IMPATIENT = (
+    (f"tests.netns.crash.points:{name}", "app.settings:Settings")
+    for name in ("run", "notices_late", "checkpoints", "impatient")
 )
 _LINK_LOCAL = ("addresses", "routes")
 _MAKER = re.compile(r"(?<=: lo - up mtu 65536 group 0 alias bridgehead:)\S+")

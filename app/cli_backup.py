@@ -44,5 +44,5 @@ def restore(
         content = sys.stdin.buffer.read() if str(file) == _TWIN else file.read_bytes()
     except OSError as refusal:
         fail(f"cannot read {file}: {refusal.strerror}")
-    made = request(socket, "POST", "/import", content=content).json()
+    made = request(socket, "POST", "/import", content=content, patient=True).json()
     print(", ".join(f"{number} {kind}" for kind, number in made.items()))

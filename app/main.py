@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import gc
 import logging
 import ssl
@@ -27,7 +26,7 @@ from app.api.middleware import Admission, BodyLimit, Client, RateLimit, holder, 
 from app.firewall.nfnetlink import nf_tables_loaded
 from app.firewall.nft_foreign import OUR_TABLE
 from app.firewall.selection import open_firewall
-from app.host import auditlog, claim, listeners, privileges, serve, tls
+from app.host import auditlog, claim, heap, listeners, privileges, serve, tls
 from app.host.tokens import TokenStore
 from app.kernel.linux import LinuxKernel
 from app.model.errors import BridgeheadError, StartupError
@@ -38,7 +37,7 @@ from app.services.backup import save
 from app.services.catalog import Catalog
 from app.services.document import Document
 from app.settings import Settings
-from app.store.session import is_writable, open_database, read
+from app.store.session import database_path, is_writable, open_database, read
 
 log = logging.getLogger("bridgehead")
 
@@ -95,19 +94,9 @@ def _limited(application: ASGIApp, client: Client, settings: Settings) -> ASGIAp
     return RateLimit(application, client, settings.rate, max(1, int(2 * settings.rate)))
 
 
-_M_ARENA_MAX = -8
-
-
-def _share_one_heap() -> None:
-    """Threads of Python run one at a time: an arena for each of them is memory for nothing (mallopt(3))."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc's
-    if mallopt is not None:
-        mallopt(_M_ARENA_MAX, 1)
-
-
 def run(settings: Settings) -> int:
     """Serves until SIGTERM or SIGINT; the exit status. What keeps it from starting is one line on stderr."""
-    _share_one_heap()
+    heap.share_one()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     for chatty in ("uvicorn", "alembic"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
@@ -122,6 +111,7 @@ def run(settings: Settings) -> int:
 
 def _serve(settings: Settings, stack: contextlib.ExitStack) -> None:
     claim.require_capabilities()
+    _check_database(settings)
     stack.enter_context(claim.namespace())
     bound = stack.enter_context(_listening(settings))
     stack.enter_context(claim.state_dir(Path(settings.state_dir)))
@@ -150,18 +140,27 @@ def _serve(settings: Settings, stack: contextlib.ExitStack) -> None:
     log.info("stopping: networks stay up")
 
 
+def _check_database(settings: Settings) -> None:
+    """Before anything is made for a daemon that will not start. Raises StartupError."""
+    place = Path(database_path(settings.database_url)).absolute().parent
+    if not place.is_dir() and place != Path(settings.state_dir).absolute():
+        raise StartupError(f"database '{settings.database_url}': {place} is no directory; make it, or name another")
+
+
 def _start_worker(settings: Settings, engine: Engine, stack: contextlib.ExitStack) -> tuple[Backend, Worker]:
     """Raises StartupError."""
     catalog = Catalog()
     worker = Worker(_parts(settings, engine, catalog))
     monitor = Monitor(worker.watchlist, worker.report, rules=OUR_TABLE, nf_tables_loaded=nf_tables_loaded)
-    monitor.start()
-    stack.callback(monitor.stop)
     try:
+        monitor.start()
+        stack.callback(monitor.stop)
         worker.start()
+        stack.callback(worker.stop)
     except BridgeheadError as failure:
         raise StartupError(failure.detail) from failure
-    stack.callback(worker.stop)
+    except OSError as refusal:
+        raise StartupError(f"the kernel's events cannot be heard: {refusal.strerror or refusal}") from refusal
     return Backend(catalog, worker, lambda: is_writable(engine), worker.firewall, lambda: export(engine)), worker
 
 
@@ -191,6 +190,7 @@ def _parts(settings: Settings, engine: Engine, catalog: Catalog) -> Parts:
         make_firewall=lambda: open_firewall(settings.firewall),
         pools=settings.pools,
         resync_seconds=settings.resync,
+        fast_repairs=settings.fast_repairs,
     )
 
 

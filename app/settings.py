@@ -28,6 +28,7 @@ class Settings(BaseSettings):
     firewall: Literal["auto", "iptables", "nftables", "none"] = "auto"
     pool: Annotated[list[str], NoDecode] = ["192.168.15.0/24:24", "192.168.16.0/20:24"]
     resync: float = 60.0
+    fast_repairs: int = Field(default=10, ge=1)
     audit_log: str = ""
     allow_foreign_namespaces: bool = False
     host_name: Annotated[list[str], NoDecode] = []

@@ -53,6 +53,7 @@ need iproute2 ip
 need iputils-ping ping
 need curl curl
 [ "$mode" != dev ] || need nftables nft
+[ "$mode" != dev ] || need systemd systemd-analyze # boots the shipped unit, in namespaces
 if ! fresh; then
     # Debian's default python3 takes python3-venv; a second one (python3.12) takes python3.12-venv.
     pkg=$("$python" -c 'import sys; print("python%d.%d" % sys.version_info[:2])')

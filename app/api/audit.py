@@ -7,6 +7,7 @@ import json
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.guards import SAFE_METHODS
+from app.model.access import with_certificate
 from app.services import audit
 
 _KEPT = 16 << 10
@@ -40,8 +41,11 @@ class AuditRefusals:
 
 
 def _who(scope: Scope) -> str:
-    principal = scope.get("state", {}).get("principal")
-    return principal.name if principal is not None else f"address {(scope.get('client') or ('?',))[0]}"
+    state = scope.get("state", {})
+    principal = state.get("principal")
+    if principal is not None:
+        return str(principal.shown)
+    return with_certificate(f"address {(scope.get('client') or ('?',))[0]}", state.get("certificate", ""))
 
 
 def _problem(body: bytes) -> tuple[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from ipaddress import ip_address
 
 from starlette.datastructures import Headers
@@ -79,7 +80,8 @@ class TokenGuard:
                 "this listener wants the header 'Authorization: Bearer TOKEN'; the token is in the file 'token' "
                 "of the daemon's state directory; the unix socket needs none"
             )
-        scope.setdefault("state", {})["principal"] = principal
+        state = scope.setdefault("state", {})
+        state["principal"] = replace(principal, certificate=state.get("certificate", ""))
         if principal.role is Role.READ and scope["method"] not in SAFE_METHODS:
             return Forbidden(
                 f"{principal.name} has the role 'read', which may look, not {scope['method']}; "

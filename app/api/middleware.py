@@ -12,6 +12,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api import problems
+from app.api.bodies import require_single_keys
 from app.api.guards import SAFE_METHODS, asker, principal_of
 from app.model.access import Principal
 from app.model.errors import BodyTooLarge, BridgeheadError, Invalid, ShuttingDown, TooManyRequests, TooSlow
@@ -47,6 +48,8 @@ class BodyLimit:
             async with asyncio.timeout(within):
                 body = await _read(scope, receive, most)
             _check_depth(scope, body)
+            if scope["method"] not in SAFE_METHODS:
+                require_single_keys(body)
         except TimeoutError:
             await _refuse(TooSlow(f"the body was not there within {within:g} seconds"), scope, receive, send)
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from typing import Any
 
@@ -78,7 +79,13 @@ def _sentence(one: Any) -> str:
     words = str(one["msg"]).removeprefix("Value error, ")
     if one["type"] == "value_error":
         return f"{place}: {words}"
-    return f"{place}: {words}, not {repr(one.get('input'))[:_SHOWN]}"
+    return f"{place}: {words}, not {_shown(one.get('input'))}"
+
+
+def _shown(value: Any) -> str:
+    """A refused value, as a client wrote it: in JSON's words."""
+    text = f"'{value}'" if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    return text[:_SHOWN]
 
 
 async def _http(request: Request, error: Exception) -> JSONResponse:

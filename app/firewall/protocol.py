@@ -9,6 +9,9 @@ from app.model.host import FirewallReport
 from app.model.ops import Op
 from app.model.state import FirewallItem
 
+NONE = "none"
+"""The name of the backend that keeps no rules."""
+
 
 class Firewall(Protocol):
     """Keeps the kernel's rules equal to a set of network policies and port forwards.
@@ -41,6 +44,9 @@ class Watchful(Protocol):
     def trouble(self, owner: str) -> str:
         """Which chain of whose drops the traffic of a network, by its id, and what would work; empty for none."""
 
+    def look(self) -> None:
+        """Reads others' rules again, where they changed. Raises KernelRefused."""
+
     def report(self) -> FirewallReport:
         """The backend in use and why, and others' chains, looked at now. Raises KernelRefused."""
 
@@ -48,6 +54,12 @@ class Watchful(Protocol):
 def trouble_of(firewall: Firewall, owner: str) -> str:
     """What others' rules do to a network; empty where nothing is known."""
     return firewall.trouble(owner) if isinstance(firewall, Watchful) else ""
+
+
+def look_again(firewall: Firewall) -> None:
+    """What `trouble_of` says is true as of now, where the firewall knows of others' rules. Raises KernelRefused."""
+    if isinstance(firewall, Watchful):
+        firewall.look()
 
 
 def report_of(firewall: Firewall) -> FirewallReport:

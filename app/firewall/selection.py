@@ -13,7 +13,7 @@ from app.firewall.foreign import Foreign, Nftables
 from app.firewall.libnftables import keep_descriptors
 from app.firewall.nft_foreign import OUR_TABLE
 from app.firewall.null import NullFirewall
-from app.firewall.protocol import Firewall
+from app.firewall.protocol import NONE, Firewall
 from app.firewall.rules import PREFIX
 from app.firewall.ruleset import Chain
 from app.kernel.namespaces import Namespaces
@@ -24,7 +24,7 @@ from app.model.state import FirewallItem, ItemKey, NetworkPolicy
 
 log = logging.getLogger("bridgehead.firewall")
 
-IPTABLES, NFTABLES, NONE = "iptables", "nftables", "none"
+IPTABLES, NFTABLES = "iptables", "nftables"
 _KEPT = {IPTABLES: {"bridge"}, NFTABLES: {"ip", "ip6", "bridge"}, NONE: set[str]()}
 """Families of the tables named like ours that each backend keeps itself."""
 
@@ -157,8 +157,10 @@ class HostFirewall:
         if not self._cleared:
             found += self._clear()
             self._cleared = True
-        self._look()
-        self._troubles.clear()
+        try:
+            self.look()
+        except KernelRefused as refusal:
+            log.warning("others' rules cannot be read: %s", refusal.detail)
         return found + self._fit()
 
     def changed(self, *, touched: bool) -> bool:
@@ -174,10 +176,14 @@ class HostFirewall:
             self._troubles[owner] = self._foreign.trouble(own)
         return self._troubles[owner]
 
+    def look(self) -> None:
+        """See Watchful.look."""
+        self._troubles.clear()
+        self._foreign.look()
+
     def report(self) -> FirewallReport:
         """A fresh look. Raises KernelRefused."""
-        self._foreign.look()
-        self._troubles.clear()
+        self.look()
         there = legacy.available()
         return FirewallReport(
             backend=self.name,
@@ -190,12 +196,6 @@ class HostFirewall:
 
     def _fit(self) -> list[str]:
         return self._docker_user.fit(self._policies.values() if self.name != NONE else ())
-
-    def _look(self) -> None:
-        try:
-            self._foreign.look()
-        except KernelRefused as refusal:
-            log.warning("others' rules cannot be read: %s", refusal.detail)
 
     def _clear(self) -> list[str]:
         """What another backend left; says what there was. Raises KernelRefused."""

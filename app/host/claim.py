@@ -13,28 +13,31 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from app.host import unixdiag
+from app.host.privileges import REQUIRED
 from app.model.errors import StartupError
 
 log = logging.getLogger("bridgehead")
 
+_OURS = frozenset({"lock", "token", "bridgehead.db"})
+"""Files by which a state directory is known, whatever its mode."""
 _NAMESPACE_LOCK = "\0bridgehead"
 """An abstract unix socket belongs to its network namespace, and goes with its process."""
-_CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_NET_RAW": 13, "CAP_SYS_ADMIN": 21}
 
 
 def require_capabilities() -> None:
     """Raises StartupError without the rights to change the network, naming those that are missing."""
     status = Path("/proc/self/status").read_text()
     effective = next((line.split()[1] for line in status.splitlines() if line.startswith("CapEff:")), "0")
-    missing = [name for name, bit in _CAPABILITIES.items() if not int(effective, 16) >> bit & 1]
+    missing = [name for name, bit in REQUIRED.items() if not int(effective, 16) >> bit & 1]
     if missing:
         raise StartupError(f"must be started as root, with the capabilities {', '.join(missing)}")
 
 
 @contextmanager
 def state_dir(path: Path) -> Iterator[None]:
-    """Makes the directory, mode 0700, and holds it. Raises StartupError."""
+    """Makes the directory, mode 0700, and holds it. Raises StartupError, where it is somebody else's too."""
     try:
+        _refuse_foreign(path)
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as refusal:
@@ -63,6 +66,18 @@ def _sign(path: Path, descriptor: int) -> None:
         if refusal.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise StartupError(f"state directory {path} cannot be used: {refusal.strerror}") from None
         log.warning("state directory %s: %s", path, refusal.strerror)
+
+
+def _refuse_foreign(path: Path) -> None:
+    """Raises StartupError for a directory that others use: it would be closed to them. Raises OSError."""
+    if not path.is_dir() or not path.stat().st_mode & 0o077:
+        return
+    there = {one.name for one in path.iterdir()}
+    if there and there.isdisjoint(_OURS):
+        raise StartupError(
+            f"state directory {path} holds other files, such as '{min(there)}', and is open to other users, whom the "
+            "daemon would lock out: give it a directory of its own"
+        )
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import socket
 import struct
 from pathlib import Path
@@ -26,6 +27,8 @@ _ANSWER = (
     "HTTP/1.1 {status} {title}\r\ncontent-type: application/problem+json\r\nconnection: close\r\n"
     "content-length: {length}\r\n\r\n{body}"
 )
+_SHORT = {"commonName": "CN", "organizationName": "O", "organizationalUnitName": "OU", "countryName": "C"}
+"""Attributes of a certificate's subject (RFC 4514)."""
 _PEERCRED = struct.Struct("=iII")
 
 
@@ -34,11 +37,12 @@ class _HeadTooLarge(Exception):
 
 
 class Connection(HttpToolsProtocol):
-    """The ASGI scope's `state` has `peer`, None over TCP."""
+    """The ASGI scope's `state` has `peer`, None over TCP, and `certificate`, the subject of the client's."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._peer: Peer | None = None
+        self._certificate = ""
         self._head = self._unparsed = 0
         self._in_head = True
         self._late: asyncio.TimerHandle | None = None
@@ -47,6 +51,7 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._peer = _peer_of(transport)
+        self._certificate = _subject_of(transport)
         self._await_head()
         unprivileged = self._peer is not None and self._peer.uid != 0
         if len(self.connections) > (CONNECTIONS_MAX // 2 if unprivileged else CONNECTIONS_MAX):
@@ -100,7 +105,7 @@ class Connection(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self.scope["state"]["peer"] = self._peer
+        self.scope["state"].update(peer=self._peer, certificate=self._certificate)
         self._in_head, self._head, self._unparsed = True, 0, 0
         self._await_head()
 
@@ -153,3 +158,15 @@ def _peer_of(transport: asyncio.Transport) -> Peer | None:
     except OSError:
         comm = ""  # it has ended, or is in another pid namespace
     return Peer(pid, uid, gid, comm)
+
+
+def _subject_of(transport: asyncio.Transport) -> str:
+    """Of the client's certificate, which was verified by now, as `CN=ops,O=Example`; empty where there is none."""
+    found = transport.get_extra_info("peercert") or {}
+    parts = [part for several in found.get("subject", ()) for part in several]
+    return ",".join(f"{_SHORT.get(name, name)}={_escaped(value)}" for name, value in parts)
+
+
+def _escaped(value: str) -> str:
+    """So that no value passes for another attribute."""
+    return re.sub(r'([\\,+"<>;=])', r"\\\1", value)

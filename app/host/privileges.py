@@ -16,6 +16,8 @@ NEEDED = {
     "CAP_SYS_ADMIN": 21,
 }
 """By number (linux/capability.h). DAC_READ_SEARCH and SYS_PTRACE: endpoints by pid, and the name of a port's holder."""
+REQUIRED = {name: NEEDED[name] for name in ("CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_SYS_ADMIN", "CAP_NET_BROADCAST")}
+"""Without one of these nothing works; without another, what it is for does not, and the answer says so."""
 _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 24, 38, 47, 4
 _CAP_SETPCAP = 8
 _VERSION_3 = 0x20080522

@@ -5,13 +5,18 @@ Gratuitous ARP (RFC 826, RFC 5227 section 3) and the unsolicited neighbour adver
 
 from __future__ import annotations
 
+import logging
 import socket
 import struct
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from ipaddress import IPv6Address
 
 from app.model.state import IPInterface
 
+log = logging.getLogger("bridgehead.kernel")
+
+_THREADS = 16
 _ETH_P_ARP, _ARP_REQUEST, _HTYPE_ETHER, _ETH_P_IP, _ETH_P_IPV6 = 0x0806, 1, 1, 0x0800, 0x86DD
 _BROADCAST = b"\xff" * 6
 _ALL_NODES = IPv6Address("ff02::1").packed
@@ -47,16 +52,57 @@ def unsolicited_advertisement(mac: str, address: IPInterface, *, router: bool = 
     return _ALL_NODES_MAC + hardware + struct.pack("!H", _ETH_P_IPV6) + header + icmp
 
 
-def announce(
-    sender: socket.socket, ifname: str, mac: str, addresses: Iterable[IPInterface], *, router: bool = False
-) -> None:
-    """Sends one announcement for each address, out of an interface that is up. Raises OSError."""
-    sender.bind((ifname, 0))
-    for address in addresses:
-        if address.version == 4:
-            sender.send(gratuitous_arp(mac, address))
-        else:
-            sender.send(unsolicited_advertisement(mac, address, router=router))
+class Announcer:
+    """Sends announcements and closes their sockets, on threads of its own: nobody waits for either.
+
+    A bridge hands an announcement to each of its ports before the sender may go on, and closing a packet socket
+    waits for an RCU grace period, 16 ms.
+    """
+
+    def __init__(self) -> None:
+        # those that wait for a grace period at the same time wait together
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="announcer")
+
+    def close(self) -> None:
+        """Waits for what is under way."""
+        self._threads.shutdown()
+
+    def announce(
+        self, sender: socket.socket, ifname: str, mac: str, addresses: Iterable[IPInterface], *, router: bool = False
+    ) -> None:
+        """Sends one announcement for each address, out of an interface that is up, and closes the socket.
+
+        Raises OSError where there is no such interface.
+        """
+        try:
+            sender.bind((ifname, 0))
+            frames = frames_of(mac, addresses, router=router)
+        except BaseException:
+            self.discard(sender)
+            raise
+        self._threads.submit(_send_and_close, sender, frames)
+
+    def discard(self, sender: socket.socket) -> None:
+        """Closes a socket by which nothing was sent."""
+        self._threads.submit(sender.close)
+
+
+def frames_of(mac: str, addresses: Iterable[IPInterface], *, router: bool = False) -> list[bytes]:
+    """One announcement for each address."""
+    return [
+        gratuitous_arp(mac, one) if one.version == 4 else unsolicited_advertisement(mac, one, router=router)
+        for one in addresses
+    ]
+
+
+def _send_and_close(sender: socket.socket, frames: list[bytes]) -> None:
+    with sender:
+        try:
+            for frame in frames:
+                sender.send(frame)
+        except OSError as failure:
+            # the link may be gone by now; the neighbours learn in time
+            log.warning("an address is not announced: %s", failure)
 
 
 def _packed(mac: str) -> bytes:

@@ -44,6 +44,7 @@ _GROUPS = (
 )
 _NFNLGRP_NFTABLES = 1 << 6
 _NFT_MSG_NEWGEN = 10 << 8 | 15
+_NFT_RULES = frozenset(10 << 8 | kind for kind in (0, 2, 3, 5, 6, 8))  # tables, chains and rules, made or deleted
 _NFTA_GEN_PROC_PID = 2  # the thread's, as the first PID namespace numbers it
 _NFTA_TABLE_NAME = 1
 _NETCONFA_IFINDEX = 1
@@ -71,14 +72,13 @@ class Event:
 
 
 class KernelEvents:
-    """Belongs to the namespace of the thread that makes it; read by one thread."""
+    """Belongs to the namespace of the thread that makes it; read by one thread. Making it raises OSError."""
 
     def __init__(self) -> None:
         self._netlink = Netlink(socket.NETLINK_ROUTE, _GROUPS)
         self._netlink.widen(_QUEUE)
-        # without the right to hear other namespaces (CAP_NET_BROADCAST), the full pass finds what happens there
         self._socket = socket.socket(fileno=os.dup(self._netlink.fileno()))
-        self.everywhere = _tried(self._socket, _SOL_NETLINK, _NETLINK_LISTEN_ALL_NSID)
+        self._socket.setsockopt(_SOL_NETLINK, _NETLINK_LISTEN_ALL_NSID, 1)  # which takes CAP_NET_BROADCAST
         _leave_out_neighbours(self._socket)
 
     def fileno(self) -> int:
@@ -104,14 +104,22 @@ class KernelEvents:
                 yield Event(nsid, kind, raw)
 
 
+@dataclass(frozen=True, slots=True)
+class RulesTouched:
+    """What another process than this one changed. ours: the tables that are watched; others: rules elsewhere."""
+
+    ours: bool = False
+    others: bool = False
+
+
 class RuleEvents:
-    """nf_tables' own events: whether tables of one name were changed by another process than this one."""
+    """nf_tables' own events, about tables of one name and about all others."""
 
     def __init__(self, table: str) -> None:
         self._netlink = Netlink(_NETLINK_NETFILTER, _NFNLGRP_NFTABLES)
         self._netlink.widen(_QUEUE)
         self._name = table.encode() + b"\0"
-        self._touched = False
+        self._ours = self._others = False
 
     def fileno(self) -> int:
         return self._netlink.fileno()
@@ -123,23 +131,27 @@ class RuleEvents:
         """The first attribute of every object is its table's name; a comment may say the same."""
         return self._name in raw and attributes(raw, 20).get(_NFTA_TABLE_NAME) == self._name
 
-    def take(self) -> bool:
+    def take(self) -> RulesTouched:
         """As of the waiting events; never waits. A transaction ends with who did it."""
-        found = False
+        ours = others = False
         try:
             for kind, _flags, raw in self._netlink.events():
                 if kind != _NFT_MSG_NEWGEN:
-                    self._touched = self._touched or self._is_about(raw)
+                    if self._is_about(raw):
+                        self._ours = True
+                    elif kind in _NFT_RULES:  # what comes and goes in sets decides nothing that is looked at
+                        self._others = True
                     continue
-                if self._touched:
+                if self._ours or self._others:
                     thread = int.from_bytes(attributes(raw, 20).get(_NFTA_GEN_PROC_PID, b""), "big")
-                    found = found or not Path(f"/proc/self/task/{thread}").exists()
-                self._touched = False
+                    foreign = not Path(f"/proc/self/task/{thread}").exists()
+                    ours, others = ours or (foreign and self._ours), others or (foreign and self._others)
+                self._ours = self._others = False
         except OSError as failure:
             if failure.errno != errno.ENOBUFS:
                 raise
-            return True
-        return found
+            return RulesTouched(ours=True, others=True)
+        return RulesTouched(ours, others)
 
 
 def netconf_index(raw: bytes) -> int:
@@ -153,14 +165,6 @@ def _nsid(ancillary: list[tuple[int, int, bytes]]) -> int | None:
         if (level, kind) == (_SOL_NETLINK, _NETLINK_LISTEN_ALL_NSID):
             return int(struct.unpack_from("=i", value)[0])
     return None
-
-
-def _tried(listener: socket.socket, level: int, option: int) -> bool:
-    try:
-        listener.setsockopt(level, option, 1)
-    except PermissionError:
-        return False
-    return True
 
 
 def _leave_out_neighbours(listener: socket.socket) -> None:

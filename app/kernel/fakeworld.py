@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 
 from app.model.errors import Invalid, KernelRefused, NamespaceMissing, PortTaken
@@ -207,6 +208,9 @@ class FakeHost:
     def link_exists_in(self, ref: NetnsRef, name: str) -> bool:
         found = self._find(ref)
         return found is not None and name in found.links
+
+    def visiting(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def probe_port(self, protocol: Protocol, address: IPAddress, port: int) -> None:
         if int(address) != 0 and not self.holds_address(address):

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import errno
-import socket
+import os
 import time
 from collections.abc import Collection, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 
-from app.kernel import announce, sysctl
-from app.kernel.namespaces import KnownNamespaces, Namespaces, identity, opened
+from app.kernel import announce, messages, sysctl
+from app.kernel.announce import Announcer
+from app.kernel.mirror import HostMirror
+from app.kernel.namespaces import KnownNamespaces, Namespaces
 from app.kernel.netlink import Rtnl
-from app.kernel.settings import loosen_filter, set_ipv6
-from app.kernel.wire import BR_STATE_FORWARDING, ROUTE_PROTOCOL, Link, Route
+from app.kernel.parse import Link, Port, Route, parse_filter
+from app.kernel.settings import is_strict, loosen_filter, set_ipv6
+from app.kernel.visits import Place, Visits
+from app.kernel.wire import BR_STATE_FORWARDING, ROUTE_PROTOCOL, Request
 from app.model.errors import Invalid, KernelRefused, NamespaceMissing
 from app.model.naming import alias
 from app.model.ops import Op
@@ -37,15 +40,25 @@ _PORT_TIMEOUT = 2.0
 class Links:
     """See `app.model.contracts.Kernel.apply`. Belongs to the thread that makes it."""
 
-    def __init__(self, rtnl: Rtnl, namespaces: Namespaces, known: KnownNamespaces) -> None:
+    def __init__(
+        self,
+        rtnl: Rtnl,
+        mirror: HostMirror,
+        namespaces: Namespaces,
+        visits: Visits,
+        known: KnownNamespaces,
+        announcer: Announcer,
+    ) -> None:
         self._rtnl = rtnl
+        self._mirror = mirror
         self._namespaces = namespaces
+        self._visits = visits
         self._known = known
-        # closing a packet socket waits for an RCU grace period, 16 ms that nobody needs to wait for
-        self._closer = ThreadPoolExecutor(1, thread_name_prefix="closer")
+        self._announcer = announcer
+        self._net = sysctl.open_net()
 
     def close(self) -> None:
-        self._closer.shutdown()
+        os.close(self._net)
 
     # --- marks
 
@@ -65,6 +78,13 @@ class Links:
             asked = f"ip link show {name}"
             raise KernelRefused(errno.ENODEV, asked, "ours is gone, and somebody else's has its name")
         return link
+
+    def _master(self, bridge: str) -> int:
+        """Its index. Raises KernelRefused as `_require_own` does."""
+        # the kernel tells of a change before whoever made it knows: what it has told so far is as good as asking
+        self._mirror.refresh()
+        link = self._mirror.link(bridge)
+        return link.index if link is not None and link.owner is not None else self._require_own(bridge).index
 
     @contextmanager
     def _undone(self, index: int) -> Iterator[None]:
@@ -109,11 +129,7 @@ class Links:
     def _announce(self, ifname: str, mac: str, addresses: Collection[IPInterface]) -> None:
         """Tells the neighbours on one of the host's links that it has these addresses now."""
         if addresses:
-            announcer = announce.open_socket()
-            try:
-                announce.announce(announcer, ifname, mac, addresses, router=True)
-            finally:
-                self._closer.submit(announcer.close)
+            self._announcer.announce(announce.open_socket(), ifname, mac, addresses, router=True)
 
     # --- veth pairs
 
@@ -127,64 +143,55 @@ class Links:
                 self._change_attachment(before, after)
 
     def _attach(self, item: Attachment) -> None:
-        with opened(item.netns) as netns:
-            if identity(netns) == self._namespaces.host_identity:
+        with self._visits.at(item.netns) as place:
+            if place.identity == self._namespaces.host_identity:
                 raise Invalid(f"{item.netns} is the host's own network namespace; name another one")
-            link = self._rtnl.add_veth(
+            index, peer = self._rtnl.add_veth(
                 item.host_ifname,
-                master=self._require_own(item.bridge).index,
+                master=self._master(item.bridge),
                 mtu=item.mtu,
-                alias=alias(item.owner),
                 peer=item.ifname,
                 peer_mac=item.mac,
-                peer_netns=netns,
+                peer_netns=place.descriptor,
             )
-            with self._undone(link.index):
-                self._set_up(item, link, netns)
-            self._known.remember(netns, item.netns, item.namespace_key)
+            with self._undone(index):
+                # its options with its being up, or before: no frame passes without them
+                set_ipv6(item.host_ifname, on=False, net=self._net)
+                self._set_up_port(item, index, alias(item.owner))
+                self._set_up_inside(item, place, peer)
+                self._await_forwarding(item, index)
+                place.announce(item.ifname, item.mac, item.addresses)
+            self._known.remember(place.descriptor, item.netns, item.namespace_key)
 
-    def _set_up(self, item: Attachment, link: Link, netns: int) -> None:
-        set_ipv6(item.host_ifname, on=False)
-        self._set_up_port(item, link.index)
-        with self._inside(item, netns) as (inner, announcer):
-            index = link.peer_index or inner.require(item.ifname).index
-            inner.set_link(index, alias=alias(item.owner))
-            for address in in_order(item.addresses):
-                inner.add_address(index, address)
-            inner.set_link(index, up=True)
-            _check_port(item, self._await_forwarding(link.index, item.host_ifname))
-            announce.announce(announcer, item.ifname, item.mac, item.addresses)
+    def _set_up_inside(self, item: Attachment, place: Place, index: int | None) -> None:
+        _prepare_inside(item, place)
+        inner = place.rtnl
+        if index is None:
+            index = inner.require(item.ifname).index
+        filters = _get_filters(index)
+        addresses = [messages.new_address(index, address) for address in in_order(item.addresses)]
+        answers = inner.change_all([*filters, *addresses, messages.set_link(index, alias=alias(item.owner), up=True)])
+        _loosen_strict(item, place, answers[: len(filters)])
+        place.made[item.ifname] = index
 
-    @contextmanager
-    def _inside(self, item: Attachment, netns: int) -> Iterator[tuple[Rtnl, socket.socket]]:
-        """Sockets in the endpoint's namespace, where its end's settings are as they must be."""
-        with self._namespaces.inside(netns):
-            set_ipv6(item.ifname, on=item.ipv6)
-            loosen_filter(item.ifname)
-            inner, announcer = Rtnl(str(item.netns)), announce.open_socket()
-        try:
-            yield inner, announcer
-        finally:
-            inner.close()
-            self._closer.submit(announcer.close)
-
-    def _set_up_port(self, item: Attachment, index: int) -> None:
-        """Its options first: no frame passes without them."""
+    def _set_up_port(self, item: Attachment, index: int, mark: str | None = None) -> None:
+        """Sets it up; mark: its alias, where it has none yet."""
         if item.locked:
             self._rtnl.add_fdb(index, item.mac)
         options = _port_options(item)
         # a new port is as bridge(8) has it by default
         wanted = {name: value for name, value in options.items() if value != (name == "learning")}
-        self._rtnl.set_link(index, up=True, port=wanted)
+        self._rtnl.change_all([messages.set_link(index, up=True, port=wanted, alias=mark)])
 
-    def _await_forwarding(self, index: int, name: str) -> Link:
+    def _await_forwarding(self, item: Attachment, index: int) -> None:
+        """Of a port that is up. Raises KernelRefused where it never does, or has not the options that it should."""
         deadline = time.monotonic() + _PORT_TIMEOUT
         while True:
-            link = self._rtnl.link(index=index)
-            if link is not None and link.port_state == BR_STATE_FORWARDING:
-                return link
-            if link is None or time.monotonic() > deadline:
-                raise KernelRefused(errno.ETIMEDOUT, f"bridge link set dev {name} state forwarding")
+            port = self._rtnl.port(index)
+            if port is not None and port.state == BR_STATE_FORWARDING:
+                return _check_port(item, port)
+            if port is None or time.monotonic() > deadline:
+                raise KernelRefused(errno.ETIMEDOUT, f"bridge link set dev {item.host_ifname} state forwarding")
             time.sleep(0.0001)
 
     def _change_attachment(self, before: Attachment, after: Attachment) -> None:
@@ -220,15 +227,18 @@ class Links:
         _check_port(after, self._rtnl.require(after.host_ifname))
 
     def _change_inside(self, before: Attachment, after: Attachment) -> None:
-        with opened(after.netns) as netns, self._inside(after, netns) as (inner, announcer):
+        with self._visits.at(after.netns) as place:
+            _prepare_inside(after, place)
+            inner = place.rtnl
             index = inner.require(after.ifname).index
+            _loosen_strict(after, place, inner.change_all(_get_filters(index)))
             inner.set_link(index, mtu=after.mtu, alias=alias(after.owner))
             _change_addresses(inner, index, before, after)
             if not before.up:
                 inner.set_link(index, up=True)
             if not before.connected:
                 _connect(inner, index, after)
-            announce.announce(announcer, after.ifname, after.mac, after.addresses - before.addresses)
+            place.announce(after.ifname, after.mac, after.addresses - before.addresses)
 
     # --- routes
 
@@ -246,15 +256,15 @@ class Links:
         if not isinstance(route, DefaultRoute):
             return
         try:
-            with opened(route.netns) as netns, self._namespaces.rtnl(netns, str(route.netns)) as inner:
-                link = inner.link(route.ifname)
+            with self._visits.at(route.netns) as place:
+                index = place.index_of(route.ifname)
                 if op.after is None:
-                    if link is not None:
-                        inner.delete_default_route(route.via, link.index)
+                    if index is not None:
+                        place.rtnl.delete_default_route(route.via, index)
                     return
-                if link is None:
+                if index is None:
                     raise KernelRefused(errno.ENODEV, f"ip -n {route.netns} link show {route.ifname}")
-                _put_default_route(inner, route, link.index)
+                _put_default_route(place.rtnl, route, index)
         except NamespaceMissing:
             if op.after is not None:
                 raise
@@ -288,7 +298,27 @@ def _put_default_route(inner: Rtnl, route: DefaultRoute, index: int) -> None:
 
 
 def _default_routes(inner: Rtnl, version: Version) -> list[Route]:
-    return [old for old in inner.routes() if old.destination is None and old.version == version]
+    return [old for old in inner.main_routes(version) if old.destination is None]
+
+
+def _prepare_inside(item: Attachment, place: Place) -> None:
+    """The settings of the endpoint's end, and the sockets that see to the rest of it."""
+    with place.inside():
+        set_ipv6(item.ifname, on=item.ipv6, net=place.net())
+        place.prepare_announcement()
+
+
+def _get_filters(index: int) -> list[Request]:
+    # by messages: each setting that is looked up by its path takes longer than both
+    return [messages.get_filter(index), messages.get_filter(messages.ALL_LINKS)]
+
+
+def _loosen_strict(item: Attachment, place: Place, answers: list[list[bytes]]) -> None:
+    """Reverse path filtering where the answers to `_get_filters` say that it is strict."""
+    own, everywhere = (parse_filter(raw) for raw, *_others in answers)
+    if is_strict(own, everywhere):
+        with place.inside():
+            loosen_filter(item.ifname, place.net())
 
 
 def _port_options(item: Attachment) -> dict[str, bool]:
@@ -300,7 +330,7 @@ def _held_options(link: Link) -> dict[str, bool]:
     return {"hairpin": link.hairpin, "isolated": link.isolated, "learning": link.learning, "locked": link.locked}
 
 
-def _check_port(item: Attachment, link: Link) -> None:
+def _check_port(item: Attachment, link: Link | Port) -> None:
     """An older kernel passes over options that it does not know."""
     for name, wanted, got in (("locked", item.locked, link.locked), ("isolated", item.isolated, link.isolated)):
         if wanted and not got:

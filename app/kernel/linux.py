@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from pathlib import Path
 
 from app.kernel import conntrack, ports, report, sysctl
+from app.kernel.announce import Announcer
 from app.kernel.links import Links
 from app.kernel.mirror import HostMirror
 from app.kernel.namespaces import (
     KnownNamespaces,
     Namespaces,
-    identity,
     opened,
     owner_uid,
     process_uids,
@@ -22,6 +23,7 @@ from app.kernel.namespaces import (
 from app.kernel.netlink import Rtnl
 from app.kernel.observe import Observer
 from app.kernel.settings import filters_strictly
+from app.kernel.visits import Visits
 from app.model.errors import Invalid, NamespaceMissing
 from app.model.host import HostFacts
 from app.model.ops import Op
@@ -56,13 +58,16 @@ class LinuxKernel:
         self._ports = ports.PortReservations()
         self._ledger = sysctl.SysctlLedger(state_dir / "sysctl.json")
         self._known = KnownNamespaces()
-        self._links = Links(self._rtnl, self._namespaces, self._known)
+        self._announcer = Announcer()
+        self._visits = Visits(self._namespaces, self._announcer)
+        self._links = Links(self._rtnl, self._mirror, self._namespaces, self._visits, self._known, self._announcer)
         self._observer = Observer(self._rtnl, self._mirror, self._namespaces, self._known)
         ports.raise_descriptor_limit()
 
     def close(self) -> None:
         self.settle()
         self._links.close()
+        self._announcer.close()
         self._ports.close()
         self._mirror.close()
         self._rtnl.close()
@@ -74,7 +79,7 @@ class LinuxKernel:
         self._mirror.refresh()
 
     def link_exists(self, name: str) -> bool:
-        return self._mirror.link(name) is not None
+        return self._mirror.holds_name(name)
 
     def holds_address(self, address: IPAddress) -> bool:
         return self._mirror.holds_address(address)
@@ -88,8 +93,8 @@ class LinuxKernel:
     def resolve(self, ref: NetnsRef) -> NetnsRef:
         if ref.kind is NetnsKind.PID:
             ref = replace(ref, start_time=start_time(int(ref.value)))
-        with opened(ref) as descriptor:
-            if identity(descriptor) == self._namespaces.host_identity:
+        with self._visits.at(ref) as place:
+            if place.identity == self._namespaces.host_identity:
                 raise Invalid(f"{ref} is the host's own network namespace; name another one")
         return ref
 
@@ -107,18 +112,19 @@ class LinuxKernel:
         self._namespaces.others.discard(name)
 
     def known_as(self, ref: NetnsRef) -> str | None:
-        return self._known.key_of(ref)
+        with self._visits.at(ref) as place:
+            return self._known.key_of(ref, place.identity)
 
     def belongs_to(self, ref: NetnsRef, uid: int) -> bool:
-        with opened(ref) as descriptor:
-            if owner_uid(descriptor) == uid:
+        with self._visits.at(ref) as place:
+            if owner_uid(place.descriptor) == uid:
                 return True
             return ref.kind is NetnsKind.PID and process_uids(int(ref.value)) == {uid}
 
     def link_exists_in(self, ref: NetnsRef, name: str) -> bool:
         try:
-            with opened(ref) as descriptor, self._namespaces.rtnl(descriptor, str(ref)) as rtnl:
-                return rtnl.link(name) is not None
+            with self._visits.at(ref) as place:
+                return place.index_of(name) is not None
         except NamespaceMissing:
             return False
 
@@ -130,6 +136,9 @@ class LinuxKernel:
         return report.describe(self._mirror, self._ledger)
 
     # --- changes
+
+    def visiting(self) -> AbstractContextManager[None]:
+        return self._visits.visiting()
 
     def apply(self, op: Op) -> None:
         handlers: dict[type, Callable[[Op], None]] = {
@@ -168,9 +177,17 @@ class LinuxKernel:
                     raise NamespaceMissing(f"namespace '{after.name}' was deleted by whoever made it")
                 self._namespaces.create(after.name, after.owner)
             case _, Netns() as after:
-                self._namespaces.note_maker(after.name)
+                self._note_maker(after.name)
             case Netns() as before, None:
+                self._visits.leave(NetnsRef(NetnsKind.NAME, before.name))
                 self._namespaces.delete(before.name)
+
+    def _note_maker(self, name: str) -> None:
+        """Takes note of whether a namespace that is there is ours or another's."""
+        owner = None
+        with suppress(NamespaceMissing), self._visits.at(NetnsRef(NetnsKind.NAME, name)) as place:
+            owner = self._namespaces.owner_at(place.identity, place.rtnl)
+        self._namespaces.note_maker(name, owner)
 
     def _host_port(self, op: Op) -> None:
         before = op.before if isinstance(op.before, HostPort) else None

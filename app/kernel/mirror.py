@@ -12,6 +12,17 @@ import logging
 from collections.abc import Collection
 
 from app.kernel.netlink import Rtnl
+from app.kernel.parse import (
+    Link,
+    Route,
+    is_bridge_port_event,
+    parse_address,
+    parse_index,
+    parse_link,
+    parse_route,
+    parse_up_and_name,
+    with_port_options,
+)
 from app.kernel.wire import (
     ADDRESS_PROTOCOL,
     NLM_F_REPLACE,
@@ -27,13 +38,6 @@ from app.kernel.wire import (
     RTMGRP_IPV6_IFADDR,
     RTMGRP_IPV6_ROUTE,
     RTMGRP_LINK,
-    Link,
-    Route,
-    is_bridge_port_event,
-    parse_address,
-    parse_link,
-    parse_route,
-    with_port_options,
 )
 from app.model.spec import IPAddress, IPNetwork, Version
 from app.model.state import IPInterface
@@ -44,11 +48,34 @@ _GROUPS = RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV4_ROUTE | RTMGRP_IPV6_IFA
 _BUFFER = 4 << 20
 
 
+class _Told:
+    """A link as the kernel last told of it. Read only where it is asked for: most are told of ten times as often."""
+
+    __slots__ = ("_link", "_port", "_raw", "name", "up")
+
+    def __init__(self, raw: bytes) -> None:
+        self.up, self.name = parse_up_and_name(raw)
+        self._raw = raw
+        self._port = b""
+        self._link: Link | None = None
+
+    def take_port(self, raw: bytes) -> None:
+        """Takes in a bridge port's own message."""
+        self._port, self._link = raw, None
+
+    @property
+    def link(self) -> Link:
+        if self._link is None:
+            link = parse_link(self._raw)
+            self._link = with_port_options(link, self._port) if self._port else link
+        return self._link
+
+
 class HostMirror:
     """What the namespace of the thread that made it looks like, as of the last `refresh`."""
 
     def __init__(self) -> None:
-        self._links: dict[int, Link] = {}
+        self._links: dict[int, _Told] = {}
         self._names: dict[str, int] = {}
         self._addresses: dict[int, dict[IPInterface, int]] = {}
         self._routes: set[Route] = set()
@@ -68,8 +95,8 @@ class HostMirror:
     def _load(self) -> None:
         self._links, self._names, self._addresses = {}, {}, {}
         with Rtnl() as rtnl:
-            for link in rtnl.links():
-                self._put_link(link)
+            for raw in rtnl.raw_links():
+                self._put_link(raw)
             for index, address, protocol in rtnl.marked_addresses():
                 self._addresses.setdefault(index, {})[address] = protocol
             self._routes = set(rtnl.routes())
@@ -94,13 +121,12 @@ class HostMirror:
 
     def _take(self, kind: int, flags: int, raw: bytes) -> None:
         if kind in (RTM_NEWLINK, RTM_DELLINK):
-            link = parse_link(raw)
             if is_bridge_port_event(raw):
-                known = self._links.get(link.index)
+                known = self._links.get(parse_index(raw))
                 if known is not None and kind == RTM_NEWLINK:
-                    self._links[link.index] = with_port_options(known, raw)
+                    known.take_port(raw)
                 return
-            self._put_link(link) if kind == RTM_NEWLINK else self._drop_link(link)
+            self._put_link(raw) if kind == RTM_NEWLINK else self._drop_link(parse_index(raw))
         elif kind in (RTM_NEWADDR, RTM_DELADDR):
             index, address, protocol = parse_address(raw)
             held = self._addresses.setdefault(index, {})
@@ -124,29 +150,33 @@ class HostMirror:
             self._routes_stale = False
         return self._routes
 
-    def _put_link(self, link: Link) -> None:
-        known = self._links.get(link.index)
-        if known is not None and known.name != link.name and self._names.get(known.name) == link.index:
+    def _put_link(self, raw: bytes) -> None:
+        index, told = parse_index(raw), _Told(raw)
+        known = self._links.get(index)
+        if known is not None and known.name != told.name and self._names.get(known.name) == index:
             del self._names[known.name]
-        if known is not None and known.up and not link.up:
-            self._routes_stale |= any(route.oif == link.index for route in self._routes)
-        self._links[link.index] = link
-        self._names[link.name] = link.index
+        if known is not None and known.up and not told.up:
+            self._routes_stale |= any(route.oif == index for route in self._routes)
+        self._links[index] = told
+        self._names[told.name] = index
 
-    def _drop_link(self, link: Link) -> None:
-        known = self._links.pop(link.index, None)
-        if known is not None and self._names.get(known.name) == known.index:
+    def _drop_link(self, index: int) -> None:
+        known = self._links.pop(index, None)
+        if known is not None and self._names.get(known.name) == index:
             del self._names[known.name]
-        self._addresses.pop(link.index, None)
+        self._addresses.pop(index, None)
         # the kernel announces no routes that vanish with their link
-        self._routes = {route for route in self._routes if route.oif != link.index}
+        self._routes = {route for route in self._routes if route.oif != index}
 
     def link(self, name: str) -> Link | None:
         index = self._names.get(name)
-        return None if index is None else self._links[index]
+        return None if index is None else self._links[index].link
+
+    def holds_name(self, name: str) -> bool:
+        return name in self._names
 
     def links(self) -> list[Link]:
-        return list(self._links.values())
+        return [told.link for told in self._links.values()]
 
     def routes(self) -> list[Route]:
         return list(self._routes)
@@ -196,7 +226,7 @@ class HostMirror:
         defaults = [route for route in self._current_routes() if route.destination is None and route.oif is not None]
         best = min(defaults, key=lambda route: (route.version, route.priority), default=None)
         link = self._links.get(best.oif) if best and best.oif is not None else None
-        return link.mtu if link else None
+        return link.link.mtu if link else None
 
     def learning_links(self) -> list[str]:
         """Names of the interfaces whose IPv6 default route a router advertisement gave."""
@@ -223,9 +253,11 @@ class HostMirror:
             for route in self._current_routes()
             if route.version == version and route.destination is not None and not route.destination.is_link_local
         }
-        masters = {link.master for link in self._links.values()}
+        links = self.links()
+        masters = {link.master for link in links}
         found: dict[int, str] = {}
-        for index, link in self._links.items():
+        for link in links:
+            index = link.index
             bridge = link.kind == "bridge" and index in masters and index in used
             veth = link.kind == "veth" and link.elsewhere and link.master is None and index in used | routed
             if link.up and not link.is_ours and (bridge or veth):

@@ -20,6 +20,7 @@ from app.model.spec import NetnsKind, NetnsRef
 RUN_NETNS = Path("/run/netns")
 SELF_NETNS = "/proc/thread-self/ns/net"
 _NS_GET_USERNS, _NS_GET_NSTYPE, _NS_GET_OWNER_UID = 0xB701, 0xB703, 0xB704
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 _PROBE_MAC = "02:00:00:00:00:01"
 
 Identity = tuple[int, int]
@@ -75,19 +76,36 @@ def path_of(ref: NetnsRef) -> str:
 @contextmanager
 def opened(ref: NetnsRef) -> Iterator[int]:
     """A descriptor of the namespace, closed again at the end. Raises NamespaceMissing with the reason."""
-    if ref.kind is NetnsKind.PID and start_time(int(ref.value)) != ref.start_time:
-        raise NamespaceMissing(f"process {ref.value} has ended, and another has its number now")
-    path = path_of(ref)
-    descriptor = _open_regular(ref, path)
+    descriptor = open_namespace(ref)
     try:
-        if not _is_netns(descriptor):
-            raise NamespaceMissing(f"{path} is there, but it is not a network namespace")
         yield descriptor
     finally:
         os.close(descriptor)
 
 
-def _open_regular(ref: NetnsRef, path: str) -> int:
+def open_namespace(ref: NetnsRef) -> int:
+    """A descriptor of the namespace, which the caller closes. Raises NamespaceMissing with the reason."""
+    if ref.kind is NetnsKind.PID and start_time(int(ref.value)) != ref.start_time:
+        raise NamespaceMissing(f"process {ref.value} has ended, and another has its number now")
+    path = path_of(ref)
+    descriptor = _open_user_s(ref, path) if ref.kind is NetnsKind.PATH else _open_ours(ref, path)
+    if _is_netns(descriptor):
+        return descriptor
+    os.close(descriptor)
+    raise NamespaceMissing(f"{path} is there, but it is not a network namespace")
+
+
+def _open_ours(ref: NetnsRef, path: str) -> int:
+    """A descriptor of a regular file where nobody but root can put another in its place."""
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise NamespaceMissing(f"{path} is there, but it is not a network namespace")
+        return os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as refusal:
+        raise NamespaceMissing(f"{ref} cannot be opened at {path}: {refusal.strerror}") from None
+
+
+def _open_user_s(ref: NetnsRef, path: str) -> int:
     """A descriptor of a regular file, which a namespace's is; opening a user's device or FIFO would have effects."""
     try:
         place = os.open(path, os.O_PATH | os.O_CLOEXEC)
@@ -131,6 +149,19 @@ def _held_below(directory: Path) -> Iterator[list[int]]:
             os.close(descriptor)
 
 
+def _mount_of(directory: Path) -> str | None:
+    """What tells the mount apart that a directory is in (proc(5), fdinfo); None where it is missing."""
+    try:
+        descriptor = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        with open(f"/proc/thread-self/fdinfo/{descriptor}", encoding="ascii") as lines:
+            return next((line for line in lines if line.startswith("mnt_id:")), None)
+    finally:
+        os.close(descriptor)
+
+
 def _is_shared(path: Path) -> bool:
     """Whether mounts below a path show in other mount namespaces too (proc(5), mountinfo)."""
     shared, longest = False, -1
@@ -152,13 +183,11 @@ class KnownNamespaces:
     def remember(self, descriptor: int, ref: NetnsRef, key: str) -> None:
         self._known[identity(descriptor)] = (ref, key)
 
-    def key_of(self, ref: NetnsRef) -> str | None:
-        """None where we were not, as far as we know. Raises NamespaceMissing."""
-        with opened(ref) as descriptor:
-            wanted = identity(descriptor)
+    def key_of(self, ref: NetnsRef, wanted: Identity) -> str | None:
+        """None where we were not, as far as we know. ref: what leads there now."""
         known = self._known.get(wanted)
-        if known is None:
-            return None
+        if known is None or known[0] == ref:
+            return known[1] if known else None
         try:
             with opened(known[0]) as descriptor:
                 if identity(descriptor) == wanted:
@@ -179,6 +208,7 @@ class Namespaces:
         self.others: set[str] = set()
         self.host = os.open(SELF_NETNS, os.O_RDONLY | os.O_CLOEXEC)
         self.host_identity = identity(self.host)
+        self._shared: str | None = None
 
     def close(self) -> None:
         os.close(self.host)
@@ -222,7 +252,6 @@ class Namespaces:
                     "veth0",
                     master=bridge.index,
                     mtu=1500,
-                    alias="probe",
                     peer="veth1",
                     peer_mac=_PROBE_MAC,
                     peer_netns=own,
@@ -234,8 +263,14 @@ class Namespaces:
 
     def exists(self, name: str) -> bool:
         """Whether anything but a placeholder of ours stands at the name."""
+        try:
+            status = os.lstat(f"{RUN_NETNS}/{name}")
+        except FileNotFoundError:
+            return False
+        except OSError:
+            return True
         # a link to nowhere, or to where we may not look, keeps a namespace from being mounted there too
-        return os.path.lexists(RUN_NETNS / name) and not self._is_placeholder(name)
+        return status.st_dev == self.host_identity[0] or not self._is_placeholder(name)
 
     @staticmethod
     def _is_placeholder(name: str) -> bool:
@@ -257,10 +292,14 @@ class Namespaces:
         target = RUN_NETNS / name
         try:
             self._share_directory()
-            if self._is_placeholder(name):
+            try:
+                placeholder = os.open(target, _NEW_FILE, 0o444)
+            except FileExistsError:
+                if not self._is_placeholder(name):
+                    raise
                 target.unlink()
+                placeholder = os.open(target, _NEW_FILE, 0o444)
             # the mark is for the case that we are killed before the mount hides it
-            placeholder = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o444)
             os.write(placeholder, alias(owner).encode())
             os.close(placeholder)
         except OSError as refusal:
@@ -281,13 +320,15 @@ class Namespaces:
     def _mark(self, name: str, owner: str) -> None:
         """`lo` carries the alias; the nsid of our host tells which daemon's namespace this is."""
         with Rtnl(name) as rtnl:
-            rtnl.assign_nsid(self.host)
-            lo = rtnl.require("lo")
-            rtnl.set_link(lo.index, up=True, alias=alias(owner))
+            rtnl.put_mark(self.host, alias(owner))
 
-    @staticmethod
-    def _share_directory() -> None:
-        """Like ip-netns(8): names are to be seen in every mount namespace, whoever makes them first."""
+    def _share_directory(self) -> None:
+        """Like ip-netns(8): names are to be seen in every mount namespace, whoever makes them first.
+
+        Once for each mount that is there: it takes as long as there are names.
+        """
+        if self._shared is not None and _mount_of(RUN_NETNS) == self._shared:
+            return
         RUN_NETNS.mkdir(mode=0o755, parents=True, exist_ok=True)
         try:
             libc.mount("", str(RUN_NETNS), "none", libc.MS_SHARED | libc.MS_REC)
@@ -299,6 +340,7 @@ class Namespaces:
                 libc.mount("", str(RUN_NETNS), "none", libc.MS_SHARED | libc.MS_REC)
                 for descriptor in held:
                     libc.umount(f"/proc/thread-self/fd/{descriptor}")
+        self._shared = _mount_of(RUN_NETNS)
 
     def delete(self, name: str) -> bool:
         """Removes a namespace that we made; False where it is gone, or not ours."""
@@ -318,22 +360,25 @@ class Namespaces:
     def owner(self, name: str) -> str | None:
         """The id in the mark of a namespace that a daemon of this host made; None for any other."""
         try:
-            with opened(NetnsRef(NetnsKind.NAME, name)) as descriptor:
-                if identity(descriptor) == self.host_identity:
-                    return None
-                with self.rtnl(descriptor, name) as rtnl:
-                    lo = rtnl.link("lo")
-                    owner = owner_of(lo.alias) if lo else None
-                    if owner is None:
-                        return None
-                    foreign = rtnl.nsid_of(self.host) is None and bool(rtnl.nsids())
-                    return None if foreign else owner
+            with opened(NetnsRef(NetnsKind.NAME, name)) as descriptor, self.rtnl(descriptor, name) as rtnl:
+                return self.owner_at(identity(descriptor), rtnl)
         except NamespaceMissing:
             return None
 
-    def note_maker(self, name: str) -> None:
+    def owner_at(self, place: Identity, rtnl: Rtnl) -> str | None:
+        """The same of a namespace that is open, by a socket in it."""
+        if place == self.host_identity:
+            return None
+        mark, nsid = rtnl.mark(self.host)
+        owner = owner_of(mark)
+        if owner is None:
+            return None
+        foreign = nsid is None and bool(rtnl.nsids())
+        return None if foreign else owner
+
+    def note_maker(self, name: str, owner: str | None) -> None:
         """Takes note of whether a namespace that is there is ours or another's."""
-        if self.owner(name) is None:
+        if owner is None:
             self.others.add(name)
         else:
             self.others.discard(name)

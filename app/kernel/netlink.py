@@ -7,17 +7,29 @@ import os
 import socket
 import struct
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 from pyroute2.netlink.rtnl.nsidmsg import nsidmsg
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
+from app.kernel import messages
+from app.kernel.parse import (
+    Link,
+    Port,
+    Route,
+    parse_address,
+    parse_alias,
+    parse_link,
+    parse_nsid,
+    parse_own_loopback,
+    parse_pair,
+    parse_port,
+    parse_route,
+    parse_static_fdb,
+)
 from app.kernel.wire import (
-    ADDRESS_PROTOCOL,
     AF_BRIDGE,
-    IFF_UP,
     LINK_GROUP,
     LOOPBACK6,
     NLM_F_APPEND,
@@ -35,7 +47,6 @@ from app.kernel.wire import (
     RT_SCOPE_UNIVERSE,
     RT_TABLE_LOCAL,
     RT_TABLE_MAIN,
-    RTM_DELADDR,
     RTM_DELLINK,
     RTM_DELNEIGH,
     RTM_DELROUTE,
@@ -44,41 +55,27 @@ from app.kernel.wire import (
     RTM_GETNEIGH,
     RTM_GETNSID,
     RTM_GETROUTE,
-    RTM_NEWADDR,
     RTM_NEWLINK,
     RTM_NEWNEIGH,
-    RTM_NEWNSID,
     RTM_NEWROUTE,
     RTN_LOCAL,
     RTN_UNICAST,
-    Link,
     Message,
     Netlink,
     Packed,
-    Route,
+    Request,
     attribute,
-    parse_address,
-    parse_link,
-    parse_own_loopback,
-    parse_route,
-    parse_static_fdb,
 )
 from app.model.errors import KernelRefused
-from app.model.spec import IPAddress
+from app.model.spec import IPAddress, Version
 from app.model.state import IPInterface
 
-IFA_F_NODAD = 0x02
 _NDA_LLADDR = 2
+_LO = 1  # LOOPBACK_IFINDEX, net/net_namespace.h
 _CONNECTED_METRIC = 256  # IP6_RT_PRIO_ADDRCONF, linux/ipv6_route.h
 _LOOPBACK_METRIC = 4096
 """Behind that of lo's own route, by which the host's processes reach ::1."""
-PORT_OPTIONS = {
-    "hairpin": "IFLA_BRPORT_MODE",
-    "isolated": "IFLA_BRPORT_ISOLATED",
-    "learning": "IFLA_BRPORT_LEARNING",
-    "locked": "IFLA_BRPORT_LOCKED",
-}
-"""Options of a bridge port, as bridge(8) names them."""
+_GONE = (errno.ENODEV, errno.ESRCH, errno.ENOENT, errno.EADDRNOTAVAIL)
 
 
 def _loopback(index: int) -> str:
@@ -90,12 +87,6 @@ def _fdb_message(port: int, mac: str, flags: int) -> Packed:
     return Packed(header + attribute(_NDA_LLADDR, bytes.fromhex(mac.replace(":", ""))))
 
 
-def _decoded(message: Message, raw: bytes) -> Message:
-    decoded = message(raw)
-    decoded.decode()
-    return decoded
-
-
 class Rtnl(Netlink):
     """Links, addresses, routes and namespace ids of one namespace.
 
@@ -103,26 +94,34 @@ class Rtnl(Netlink):
     """
 
     def __init__(self, where: str = "", groups: int = 0) -> None:
-        super().__init__(socket.NETLINK_ROUTE, groups)
         self._ip = f"ip -n {where}" if where else "ip"
+        super().__init__(socket.NETLINK_ROUTE, groups, self._ip)
 
     def links(self) -> Iterator[Link]:
         """Every link: a full dump, never on a request's path."""
-        raws = self.request(ifinfmsg(), RTM_GETLINK, NLM_F_DUMP, lambda: f"{self._ip} link show")
-        return (parse_link(raw) for raw in raws)
+        return map(parse_link, self.raw_links())
+
+    def raw_links(self) -> list[bytes]:
+        """The same, not yet parsed."""
+        return self.request(ifinfmsg(), RTM_GETLINK, NLM_F_DUMP, lambda: f"{self._ip} link show")
 
     def link(self, name: str = "", index: int = 0) -> Link | None:
         """One link by name or index, None where there is none."""
-        message = ifinfmsg()
-        message["index"] = index
-        message["attrs"] = [["IFLA_IFNAME", name]] if name else []
-        try:
-            raws = self.change(message, RTM_GETLINK, 0, lambda: f"{self._ip} link show {name or index}")
-        except KernelRefused as refusal:
-            if refusal.errno == errno.ENODEV:
+        raw = self._found(messages.get_link(name, index))
+        return None if raw is None else parse_link(raw)
+
+    def port(self, index: int) -> Port | None:
+        """A link as a bridge port, None where there is none: at less cost than `link`."""
+        raw = self._found(messages.get_link(index=index))
+        return None if raw is None else parse_port(raw)
+
+    def _found(self, request: Request) -> bytes | None:
+        answer = self.ask_all([request])[0]
+        if isinstance(answer, KernelRefused):
+            if answer.errno == errno.ENODEV:
                 return None
-            raise
-        return parse_link(raws[0])
+            raise answer
+        return answer[0]
 
     def require(self, name: str) -> Link:
         """One link by name. Raises KernelRefused ENODEV where there is none."""
@@ -147,6 +146,14 @@ class Rtnl(Netlink):
         raws = self.request(message, RTM_GETROUTE, NLM_F_DUMP, lambda: f"{self._ip} route show")
         return (route for raw in raws if (route := parse_route(raw)) is not None)
 
+    def main_routes(self, version: Version) -> Iterator[Route]:
+        """The unicast routes of the main table of one IP version: the kernel sends no others, since Linux 4.20."""
+        self.filter_dumps()
+        family = socket.AF_INET if version == 4 else socket.AF_INET6
+        body = Packed(struct.pack("=8BI", family, 0, 0, 0, RT_TABLE_MAIN, 0, 0, RTN_UNICAST, 0))
+        raws = self.request(body, RTM_GETROUTE, NLM_F_DUMP, lambda: f"{self._ip} -{version} route show")
+        return (route for raw in raws if (route := parse_route(raw)) is not None)
+
     def add_bridge(self, name: str, mac: str, mtu: int, alias: str) -> Link:
         """Makes a bridge, down. Raises KernelRefused (EEXIST where the name is held)."""
         message = ifinfmsg()
@@ -161,35 +168,20 @@ class Rtnl(Netlink):
         return self._add(message, name, alias, asked)
 
     def add_veth(
-        self, name: str, *, master: int, mtu: int, alias: str, peer: str, peer_mac: str, peer_netns: int
-    ) -> Link:
+        self, name: str, *, master: int, mtu: int, peer: str, peer_mac: str, peer_netns: int
+    ) -> tuple[int, int | None]:
         """Makes a veth pair, both ends down, the peer already in its namespace (a file descriptor).
 
-        Returns the host's end. Raises KernelRefused (EEXIST where a name is held).
+        Returns the index of the host's end, and where the kernel tells, the peer's. Raises KernelRefused (EEXIST
+        where a name is held).
         """
-        queues = [["IFLA_NUM_TX_QUEUES", 1], ["IFLA_NUM_RX_QUEUES", 1]]
-        inside = [
-            ["IFLA_IFNAME", peer],
-            ["IFLA_ADDRESS", peer_mac],
-            ["IFLA_MTU", mtu],
-            ["IFLA_NET_NS_FD", peer_netns],
-            *queues,
-        ]
-        info = [
-            ["IFLA_INFO_KIND", "veth"],
-            ["IFLA_INFO_DATA", {"attrs": [["VETH_INFO_PEER", {"attrs": inside}]]}],
-        ]
-        message = ifinfmsg()
-        message["attrs"] = [
-            ["IFLA_IFNAME", name],
-            ["IFLA_MTU", mtu],
-            ["IFLA_GROUP", LINK_GROUP],
-            ["IFLA_MASTER", master],
-            *queues,
-            ["IFLA_LINKINFO", {"attrs": info}],
-        ]
-        asked = f"{self._ip} link add {name} mtu {mtu} type veth peer name {peer} address {peer_mac}"
-        return self._add(message, name, alias, asked)
+        request = messages.new_veth(name, master=master, mtu=mtu, peer=peer, peer_mac=peer_mac, peer_netns=peer_netns)
+        answers = self.change_all([request])[0]
+        if answers:
+            return parse_pair(answers[0])
+        # kernels before 6.2 do not echo a new link
+        link = self.require(name)
+        return link.index, link.peer_index
 
     def _add(self, message: Message, name: str, alias: str, asked: str) -> Link:
         flags = NLM_F_CREATE | NLM_F_EXCL | NLM_F_ECHO
@@ -214,30 +206,9 @@ class Rtnl(Netlink):
         master: int | None = None,
         port: Mapping[str, bool] | None = None,
     ) -> None:
-        """Changes what is given of a link, in one message; options of a bridge port before its being up.
-
-        port: those of `PORT_OPTIONS`.
-        """
-        message = ifinfmsg()
-        message["index"] = index
-        words = []
-        if up is not None:
-            message["flags"], message["change"] = (IFF_UP if up else 0), IFF_UP
-            words.append("up" if up else "down")
-        plain = {"IFLA_MTU": mtu, "IFLA_ADDRESS": mac, "IFLA_IFALIAS": alias, "IFLA_MASTER": master}
-        attrs: list[list[Any]] = [[key, value] for key, value in plain.items() if value is not None]
-        words += [f"{key.removeprefix('IFLA_').lower()} {value}" for key, value in attrs]
-        if port:
-            flags: list[list[Any]] = [[PORT_OPTIONS[name], int(value)] for name, value in port.items()]
-            if port.get("locked"):
-                # what the port learnt before would pass until it ages
-                flags.append(["IFLA_BRPORT_FLUSH", None])
-            slave = [["IFLA_INFO_SLAVE_KIND", "bridge"], ["IFLA_INFO_SLAVE_DATA", {"attrs": flags}]]
-            attrs.append(["IFLA_LINKINFO", {"attrs": slave}])
-            words.append("type bridge_slave")
-            words += [f"{name} {'on' if value else 'off'}" for name, value in port.items()]
-        message["attrs"] = attrs
-        self.change(message, RTM_NEWLINK, 0, lambda: f"{self._ip} link set index {index} {' '.join(words)}")
+        """Changes what is given of a link, in one message; see `messages.set_link`."""
+        changes = messages.set_link(index, up=up, mtu=mtu, mac=mac, alias=alias, master=master, port=port)
+        self.change_all([changes])
 
     def delete_link(self, index: int) -> None:
         """Removes a link; its being gone already is as good."""
@@ -264,28 +235,11 @@ class Rtnl(Netlink):
 
     def add_address(self, index: int, address: IPInterface) -> None:
         """Adds an address with our mark, usable at once; its being there already is as good."""
-        message = self._address_message(index, address)
-        message["attrs"].append(["IFA_PROTO", ADDRESS_PROTOCOL])
-        broadcast = address.network.broadcast_address
-        if address.version == 6:
-            message["flags"] = IFA_F_NODAD
-        elif address.network.prefixlen < 31:
-            message["attrs"].append(["IFA_BROADCAST", str(broadcast)])
-        asked = f"{self._ip} address add {address} dev index {index}{' nodad' if address.version == 6 else ''}"
-        self.change(message, RTM_NEWADDR, NLM_F_CREATE | NLM_F_REPLACE, lambda: asked)
+        self.change_all([messages.new_address(index, address)])
 
     def delete_address(self, index: int, address: IPInterface) -> None:
         """Removes an address; its being gone already is as good."""
-        message = self._address_message(index, address)
-        self._delete(message, RTM_DELADDR, f"{self._ip} address delete {address} dev index {index}")
-
-    def _address_message(self, index: int, address: IPInterface) -> Message:
-        message = ifaddrmsg()
-        message["family"] = socket.AF_INET if address.version == 4 else socket.AF_INET6
-        message["index"] = index
-        message["prefixlen"] = address.network.prefixlen
-        message["attrs"] = [["IFA_LOCAL", str(address.ip)], ["IFA_ADDRESS", str(address.ip)]]
-        return message
+        self._remove(messages.delete_address(index, address))
 
     def add_connected_route(self, index: int, address: IPInterface) -> None:
         """The route to an address's subnet, as the kernel makes it with the address; its being there is as good."""
@@ -305,23 +259,11 @@ class Rtnl(Netlink):
 
     def add_default_route(self, via: IPAddress, index: int, *, replace: bool) -> None:
         """Adds the default route; `replace` changes the one that is there. Raises KernelRefused EEXIST."""
-        flags = NLM_F_CREATE | (NLM_F_REPLACE if replace else NLM_F_EXCL)
-        ip = f"{self._ip} -6" if via.version == 6 else self._ip
-        asked = f"{ip} route {'replace' if replace else 'add'} default via {via} dev index {index}"
-        self.change(self._default_message(via, index), RTM_NEWROUTE, flags, lambda: asked)
+        self.change_all([messages.new_default_route(via, index, replace=replace)])
 
     def delete_default_route(self, via: IPAddress, index: int) -> None:
         """Removes our default route; its being gone already is as good."""
-        message = self._default_message(via, index)
-        self._delete(message, RTM_DELROUTE, f"{self._ip} route delete default via {via} dev index {index}")
-
-    def _default_message(self, via: IPAddress, index: int) -> Message:
-        message = rtmsg()
-        message["family"] = socket.AF_INET if via.version == 4 else socket.AF_INET6
-        message["table"], message["scope"], message["type"] = RT_TABLE_MAIN, RT_SCOPE_UNIVERSE, RTN_UNICAST
-        message["proto"] = ROUTE_PROTOCOL
-        message["attrs"] = [["RTA_GATEWAY", str(via)], ["RTA_OIF", index]]
-        return message
+        self._remove(messages.delete_default_route(via, index))
 
     def add_loopback_route(self, index: int) -> None:
         """Adds a local route of ::1 by a link, after lo's own; its being there already is as good."""
@@ -357,31 +299,34 @@ class Rtnl(Netlink):
         try:
             self.change(message, kind, 0, lambda: asked)
         except KernelRefused as refusal:
-            if refusal.errno not in (errno.ENODEV, errno.ESRCH, errno.ENOENT, errno.EADDRNOTAVAIL):
+            if refusal.errno not in _GONE:
                 raise
+
+    def _remove(self, request: Request) -> None:
+        answer = self.ask_all([request])[0]
+        if isinstance(answer, KernelRefused) and answer.errno not in _GONE:
+            raise answer
 
     def nsids(self) -> list[int]:
         """The ids that this namespace gave to others."""
         raws = self.request(nsidmsg(), RTM_GETNSID, NLM_F_DUMP, lambda: f"{self._ip} netns list-id")
-        return [_decoded(nsidmsg, raw).get_attr("NETNSA_NSID") for raw in raws]
+        return [nsid for raw in raws if (nsid := parse_nsid(raw)) is not None]
 
     def nsid_of(self, netns: int) -> int | None:
         """The id that this namespace gave to the namespace behind a file descriptor, None for none."""
-        message = nsidmsg()
-        message["attrs"] = [["NETNSA_FD", netns]]
-        raws = self.change(message, RTM_GETNSID, 0, lambda: f"{self._ip} netns list-id")
-        value = int(_decoded(nsidmsg, raws[0]).get_attr("NETNSA_NSID"))
-        return value if value < 1 << 31 else None
+        return parse_nsid(self.change_all([messages.get_nsid(netns)])[0][0])
 
-    def assign_nsid(self, netns: int) -> None:
-        """Gives an id to the namespace behind a file descriptor; its having one is as good."""
-        message = nsidmsg()
-        message["attrs"] = [["NETNSA_FD", netns], ["NETNSA_NSID", 0xFFFFFFFF]]
-        try:
-            self.change(message, RTM_NEWNSID, 0, lambda: f"{self._ip} netns set HOST auto")
-        except KernelRefused as refusal:
-            if refusal.errno != errno.EEXIST:
-                raise
+    def mark(self, netns: int) -> tuple[str | None, int | None]:
+        """The alias of this namespace's `lo`, and the id that it gave to the one behind a file descriptor."""
+        lo, nsid = self.change_all([messages.get_link("lo"), messages.get_nsid(netns)])
+        return parse_alias(lo[0]), parse_nsid(nsid[0])
+
+    def put_mark(self, netns: int, alias: str) -> None:
+        """Gives `lo` an alias and sets it up, and an id to the namespace behind a file descriptor, if it has none."""
+        nsid, lo = self.ask_all([messages.new_nsid(netns), messages.set_link(_LO, up=True, alias=alias)])
+        for answer in (nsid, lo):
+            if isinstance(answer, KernelRefused) and (answer is lo or answer.errno != errno.EEXIST):
+                raise answer
 
 
 def netns_cookie() -> int:

@@ -8,8 +8,9 @@ from dataclasses import replace
 from app.kernel.mirror import HostMirror
 from app.kernel.namespaces import KnownNamespaces, Namespaces, opened
 from app.kernel.netlink import Rtnl
+from app.kernel.parse import Link
 from app.kernel.settings import filters_strictly, ipv6_is_on
-from app.kernel.wire import ADDRESS_PROTOCOL, ROUTE_PROTOCOL, Link
+from app.kernel.wire import ADDRESS_PROTOCOL, ROUTE_PROTOCOL
 from app.model.errors import NamespaceMissing
 from app.model.naming import alias
 from app.model.spec import NetnsKind
@@ -46,7 +47,7 @@ class Observer:
         marked = {item.key for item in found}
         for item in wanted:
             if isinstance(item, Netns) and item.key not in marked and self._namespaces.exists(item.name):
-                self._namespaces.note_maker(item.name)
+                self._namespaces.note_maker(item.name, self._namespaces.owner(item.name))
                 found.append(item)
         return found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from app.kernel import sysctl
+from app.model.errors import KernelRefused
 
 _IPV6 = {
     # nobody's router advertisement counts here, and an address is usable at once
@@ -14,15 +15,22 @@ _IPV6 = {
     "addr_gen_mode": "0",
     "disable_ipv6": "0",
 }
-_STRICT, _LOOSE = "1", "2"
+_STRICT, _LOOSE = 1, "2"
 
 
-def set_ipv6(ifname: str, *, on: bool) -> None:
-    """IPv6 as on a link that has a subnet for it; off without. A kernel without IPv6 has nothing to turn off."""
+def set_ipv6(ifname: str, *, on: bool, net: int | None = None) -> None:
+    """IPv6 as on a link that has a subnet for it; off without. A kernel without IPv6 has nothing to turn off.
+
+    net: see `sysctl.read`.
+    """
     for key, value in (_IPV6 if on else {"disable_ipv6": "1"}).items():
         path = f"net/ipv6/conf/{ifname}/{key}"
-        if sysctl.read(path) not in (None, value):
-            sysctl.write(path, value)
+        try:
+            sysctl.write(path, value, net)
+        except KernelRefused:
+            # not there; or read-only, and as it should be
+            if sysctl.read(path, net) not in (None, value):
+                raise
 
 
 def ipv6_is_on(ifname: str) -> bool:
@@ -30,13 +38,17 @@ def ipv6_is_on(ifname: str) -> bool:
     return sysctl.read(f"net/ipv6/conf/{ifname}/disable_ipv6") == "0"
 
 
+def is_strict(own: int, everywhere: int) -> bool:
+    """Whether reverse path filtering is: the kernel takes the higher of a link's own setting and that of all."""
+    return max(own, everywhere) == _STRICT
+
+
 def filters_strictly(ifname: str) -> bool:
-    """Whether reverse path filtering is strict on a link: the kernel takes the higher of `all` and its own."""
-    values = (sysctl.read(f"net/ipv4/conf/{name}/rp_filter") or "0" for name in ("all", ifname))
-    return max(values) == _STRICT
+    """Whether reverse path filtering is strict on a link."""
+    own, everywhere = (int(sysctl.read(f"net/ipv4/conf/{name}/rp_filter") or 0) for name in (ifname, "all"))
+    return is_strict(own, everywhere)
 
 
-def loosen_filter(ifname: str) -> None:
-    """Loose reverse path filtering where it is strict: what enters by one link may be answered by another."""
-    if filters_strictly(ifname):
-        sysctl.write(f"net/ipv4/conf/{ifname}/rp_filter", _LOOSE)
+def loosen_filter(ifname: str, net: int | None = None) -> None:
+    """Loose reverse path filtering: what enters by one link may be answered by another."""
+    sysctl.write(f"net/ipv4/conf/{ifname}/rp_filter", _LOOSE, net)

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import logging
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
@@ -16,21 +17,47 @@ from app.model.errors import KernelRefused, StoreFailed
 log = logging.getLogger("bridgehead.kernel")
 
 ROOT = Path("/proc/sys")
+_LONGEST = 4096
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
-def read(path: str) -> str | None:
-    """The setting's value in the calling thread's namespace, None where the kernel has no such setting."""
+def open_net() -> int:
+    """A descriptor of /proc/sys/net as the calling thread's namespace has it, which keeps no namespace alive.
+
+    By name it is found among those of all namespaces, one after the other, and again for each setting.
+    """
+    return os.open(f"{ROOT}/net", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+def _open(path: str, flags: int, net: int | None) -> int:
+    if net is None:
+        return os.open(f"{ROOT}/{path}", flags | os.O_CLOEXEC)
+    return os.open(path.removeprefix("net/"), flags | os.O_CLOEXEC, dir_fd=net)
+
+
+def read(path: str, net: int | None = None) -> str | None:
+    """The setting's value in the calling thread's namespace, None where the kernel has no such setting.
+
+    net: what `open_net` gave in this namespace, for a path below net/.
+    """
     try:
-        return (ROOT / path).read_text().strip()
+        descriptor = _open(path, os.O_RDONLY, net)
     except FileNotFoundError:
         return None
+    try:
+        return os.read(descriptor, _LONGEST).decode().strip()
+    finally:
+        os.close(descriptor)
 
 
-def write(path: str, value: str) -> None:
+def write(path: str, value: str, net: int | None = None) -> None:
     """Raises KernelRefused."""
     try:
-        (ROOT / path).write_text(value)
+        descriptor = _open(path, os.O_WRONLY, net)
+        try:
+            os.write(descriptor, value.encode())
+        finally:
+            os.close(descriptor)
     except OSError as refusal:
         asked = f"sysctl -w {path.replace('/', '.')}={value}"
         raise KernelRefused(refusal.errno or errno.EIO, asked) from refusal

@@ -33,7 +33,8 @@ class Principal:
 
     name: as the audit log shows it, such as `token ci` or `uid 0 pid 4711 (curl)`; networks: the only ones, by id
     or name, that it may change, or whose endpoints and ports it may; None for all. confined: it may not connect
-    namespaces that are somebody else's. uid: of the socket's peer, None over TCP.
+    namespaces that are somebody else's. uid: of the socket's peer, None over TCP. certificate: the subject of the
+    one that the client showed, empty for none.
     """
 
     name: str
@@ -41,6 +42,12 @@ class Principal:
     networks: frozenset[str] | None = None
     confined: bool = False
     uid: int | None = None
+    certificate: str = ""
+
+    @property
+    def shown(self) -> str:
+        """All that is known of who it is, for the audit log."""
+        return with_certificate(self.name, self.certificate)
 
     @property
     def unlimited(self) -> bool:
@@ -50,6 +57,11 @@ class Principal:
     def may_change(self, *network: str) -> bool:
         """Whether it may change a network, given by its id and name."""
         return self.role is Role.WRITE and (self.networks is None or not self.networks.isdisjoint(network))
+
+
+def with_certificate(name: str, subject: str) -> str:
+    """A name, and beside it the certificate that its bearer showed."""
+    return f"{name}, certificate {subject}" if subject else name
 
 
 DAEMON = Principal("bridgehead")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from contextlib import AbstractContextManager
 from typing import Protocol as Interface
 
 from app.model.host import HostFacts
@@ -52,6 +53,12 @@ class Host(Interface):
 
     def probe_port(self, protocol: Protocol, address: IPAddress, port: int) -> None:
         """Raises PortTaken, naming the process, where one holds the port."""
+
+    def visiting(self) -> AbstractContextManager[None]:
+        """Namespaces that are looked into within the block stay open until its end, so that each is entered once.
+
+        Not to be held for long: an open namespace outlives its name. One within another is part of it.
+        """
 
     def describe(self) -> HostFacts:
         """The host's settings, uplinks and routes, as they are now."""

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
+from app.model.access import Principal
 from app.model.contracts import Kernel
 from app.model.errors import BridgeheadError, Forbidden
 from app.model.ops import Op
@@ -111,7 +112,8 @@ class Requests:
 
     store: the objects as they are committed, between two runs. applied: the state reached, by key. stale: a full
     pass is due, for something could not be left as it should be. lacking: what was refused of other objects than
-    those that were asked for. dead: endpoints whose namespace is gone, by id, and how, as of the last look.
+    those that were asked for. dead: endpoints whose namespace is gone, by id, and how, as of the last look. unsure:
+    what a commit that failed was about, and who asked: whether it was written all the same is seen by reading.
     """
 
     def __init__(
@@ -134,6 +136,7 @@ class Requests:
         self.dead: dict[str, str] = {}
         self.applied: Applied = {}
         self.stale = False
+        self.unsure: dict[Key, Principal] = {}
         self.lacking: set[ItemKey] = set()
 
     # --- the transaction
@@ -177,6 +180,7 @@ class Requests:
         """The kernel goes back to what is stored, and everybody gets the failure but those that are tried again."""
         for group in reversed(done):
             self._undo(group)
+            self.unsure |= {key: one.change.by for one in group.planned for key in one.subjects}
         self.store.rollback()
         for job in jobs:
             if not any(job is other for other in again):

@@ -9,17 +9,20 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
-from app.firewall.protocol import Firewall, trouble_of
+from app.firewall.protocol import NONE, Firewall, trouble_of
 from app.model.commands import commands
 from app.model.contracts import Kernel
 from app.model.errors import BridgeheadError, KernelRefused, NamespaceMissing
 from app.model.ops import Op
 from app.model.spec import IPNetwork, Network, Portmap
 from app.model.state import Attachment, DefaultRoute, FirewallItem, Netns, PortForward
+from app.model.status import State
 from app.planner.diff import inverse
 from app.reconcile.render import Subject
 
 log = logging.getLogger("bridgehead.kernel")
+
+_WELL = (State.READY, "")
 
 
 @dataclass(slots=True)
@@ -42,26 +45,38 @@ class Executor:
         self._firewall = firewall
         self.stuck = False
         self.progress_at = time.monotonic()
+        self._said: dict[str, tuple[State, str]] = {}
 
     def progress(self) -> None:
         """A step of something long is done: whoever watches the worker need not take it for stuck."""
         self.progress_at = time.monotonic()
 
-    def obstacle(self, owner: str) -> str:
-        """What others' rules do to the traffic of a network, by its id; empty for nothing."""
-        return trouble_of(self._firewall, owner)
+    def hindrance(self, subject: Subject) -> tuple[State, str]:
+        """How an object fares all of whose own is there: degraded, where something keeps its traffic away."""
+        found = self._hindrance(subject)
+        if isinstance(subject, Network):
+            self._said[subject.id] = found
+            if found == _WELL:
+                del self._said[subject.id]
+        return found
 
-    def hindrance(self, subject: Subject) -> str:
-        """What keeps the traffic of an object away, though all of its own is there; empty for nothing."""
+    def said(self, network: Network) -> tuple[State, str]:
+        """What `hindrance` said of a network last."""
+        return self._said.get(network.id, _WELL)
+
+    def _hindrance(self, subject: Subject) -> tuple[State, str]:
         match subject:
             case Portmap(host_ip=address) if int(address) != 0 and not self._kernel.holds_address(address):
-                return f"host_ip {address} is not an address of this host any more: nothing comes by it"
+                return State.DEGRADED, f"host_ip {address} is not an address of this host any more: nothing comes by it"
             case Network(snat_address=address) if address is not None and not self._kernel.holds_address(address):
-                return f"snat_address {address} is not an address of this host any more: no answer comes back to it"
-            case Network():
-                return self.obstacle(subject.id)
+                lost = f"snat_address {address} is not an address of this host any more: no answer comes back to it"
+                return State.DEGRADED, lost
+            case Network() if trouble := trouble_of(self._firewall, subject.id):
+                return State.DEGRADED, trouble
+            case Network(spoof_protection=True) if self._firewall.name == NONE:
+                return State.READY, "spoof_protection guards MACs only: with --firewall none no address is checked"
             case _:
-                return ""
+                return _WELL
 
     def run(self, ops: Sequence[Op], own: Collection[str] | None = None) -> Outcome:
         """All of them; or none, where making or changing something is refused, and the refusal raised.

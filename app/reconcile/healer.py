@@ -8,7 +8,7 @@ from functools import partial
 
 from app.firewall.protocol import Firewall
 from app.model.contracts import Kernel
-from app.model.errors import BridgeheadError, NamespaceMissing
+from app.model.errors import BridgeheadError, KernelRefused, NamespaceMissing
 from app.model.ops import Op
 from app.model.state import (
     Attachment,
@@ -17,22 +17,22 @@ from app.model.state import (
     HostPort,
     Item,
     ItemKey,
-    NetworkPolicy,
-    PortForward,
     Sysctl,
 )
 from app.model.status import State
 from app.planner.diff import diff
 from app.reconcile.batch import Job, Requests, reached_items
+from app.reconcile.brake import Brake
 from app.reconcile.differences import difference, log_healed
 from app.reconcile.executor import Executor, Outcome
 from app.reconcile.healing import heal, without_what_goes_along
 from app.reconcile.render import Rendered, all_keys, render
+from app.reconcile.rules import RuleHealer
 from app.reconcile.statuses import publish_statuses
 from app.reconcile.watchlist import Findings, Watchlist
 from app.services import endpoints
 from app.services.catalog import Catalog
-from app.services.context import Key
+from app.services.context import HOST, Key
 from app.store.repository import Repository
 
 log = logging.getLogger("bridgehead.worker")
@@ -51,6 +51,7 @@ class Healer:
         executor: Executor,
         requests: Requests,
         watchlist: Watchlist,
+        brake: Brake,
     ) -> None:
         self._catalog = catalog
         self._kernel = kernel
@@ -58,18 +59,22 @@ class Healer:
         self._executor = executor
         self._requests = requests
         self._watchlist = watchlist
+        self._brake = brake
+        self._rules = RuleHealer(catalog, firewall, executor, requests, brake)
         self.passes = 0
         self.looks = 0
         # what the kernel refused on the timer is left to the full pass, which is tried again with patience
         self._refused_settings: set[ItemKey] = set()
-        self._rules_refused = False
+        self._lost_bridges: dict[str, str] = {}
 
     # --- all there is
 
     def full_pass(self) -> frozenset[ItemKey]:
         """Whatever is there; returns what is lacking all the same. Raises BridgeheadError."""
         self.passes += 1
-        self._refused_settings, self._rules_refused = set(), False
+        self._refused_settings = set()
+        self._brake.release()
+        self._rules.all_done()
         self._drop_ephemeral(all_keys(self._store))
         rendered = self._render(all_keys(self._store))
         healed = heal(self._kernel, self._firewall, self._executor, rendered, self._tell)
@@ -93,42 +98,42 @@ class Healer:
 
     def heal(self, found: Findings) -> bool:
         """Looks at what may have suffered and mends it; False where something could not be. Raises BridgeheadError."""
-        keys = set(found.keys)
+        keys = found.keys | (self._brake.ripe() if found.due else set())
         if found.settings or found.due:
             keys |= self._turned_settings()
         whole = self._heal_keys(keys) if keys else True
-        timer = found.due and not self._rules_refused
-        if (found.rules or timer) and self._firewall.changed(touched=found.rules):
-            self._rules_refused = True
-            self._heal_rules()
-            self._rules_refused = False
+        self._rules.heal(found)
         return whole
 
     def _turned_settings(self) -> set[Key]:
         """Of whom a setting is not as wanted: a few small files are read."""
         wanted = {
-            key: [item for item in held if item.key not in self._refused_settings]
+            key: [item for item in held if item.key not in self._refused_settings and not self._brake.waits(item.owner)]
             for key, held in self._watchlist.settings().items()
         }
         items = [item for held in wanted.values() for item in held]
         observed = {item.key: item for item in self._kernel.observe_items(items)}
         return {key for key, held in wanted.items() if any(observed.get(item.key) != item for item in held)}
 
-    def _heal_keys(self, keys: Collection[Key]) -> bool:
+    def _heal_keys(self, keys: Collection[Key], *, again: bool = True) -> bool:
+        """again: whether to look once more where the kernel refuses, for somebody may have changed it meanwhile."""
         self.looks += 1
         if self._drop_ephemeral(keys):
             log.debug("ephemeral endpoints went with their namespaces")
         rendered = self._render(self._widened(keys))
         wanted = {key: item for one in rendered.values() for key, item in one.items.items() if not _is_fixed(item)}
         observed = {item.key: item for item in self._kernel.observe_items(wanted.values())}
-        ops = diff(wanted, without_what_goes_along(wanted, observed))
+        ops, held = self._held_back(diff(wanted, without_what_goes_along(wanted, observed)), rendered)
         self._tell(ops)
         outcome = self._executor.run_each(ops)
         log_healed(outcome.done)
+        self._brake.repaired((op.item.owner, self._name(op.item.owner)) for op in outcome.done)
         self._refused_settings |= {op.item.key for op, _refusal in outcome.refused if isinstance(op.item, Sysctl)}
-        self._adopt(rendered, outcome)
-        refused = [*outcome.refused, *self._follow_endpoints(rendered, outcome.refused)]
+        self._adopt(rendered, [*outcome.refused, *held])
         made = {op.item.owner for op in outcome.done if op.before is None and isinstance(op.item, Bridge)}
+        if again and any(isinstance(refusal, KernelRefused) for _op, refusal in outcome.refused):
+            return self._heal_keys(self._endpoints_of(made).union(keys), again=False)
+        refused = [*outcome.refused, *self._follow_endpoints(rendered, outcome.refused)]
         # what was plugged into a bridge that was gone lost it; a namespace that is gone is gone for all its endpoints
         more = (self._endpoints_of(made) | self._siblings(outcome.refused)) - rendered.keys()
         return (self._heal_keys(more) if more else True) and not refused
@@ -154,9 +159,32 @@ class Healer:
         }
         return {("endpoint", endpoint.id) for one in gone for endpoint in self._store.endpoints_in(one)}
 
-    def _adopt(self, rendered: dict[Key, Rendered], outcome: Outcome) -> None:
+    def _held_back(self, ops: list[Op], rendered: dict[Key, Rendered]) -> tuple[list[Op], _Refused]:
+        """What to do at once; and what waits, for somebody undoes it each time, with why."""
+        why: dict[str, str] = {}
+        for op in ops:
+            owner = op.item.owner
+            if owner not in why and self._brake.holds(owner):
+                why[owner] = self._brake.hold(owner, _key_of(op, rendered))
+            if owner in why and isinstance(op.after, Bridge) and op.before is None:
+                self._lost_bridges[owner] = op.after.name
+        self._lost_bridges = {owner: name for owner, name in self._lost_bridges.items() if self._brake.waits(owner)}
+        for op in ops:
+            if isinstance(op.after, Attachment) and op.after.bridge in self._lost_bridges.values():
+                why[op.item.owner] = f"it waits for bridge {op.after.bridge}"
+        held = [(op, BridgeheadError(f"{difference(op)}: {why[op.item.owner]}")) for op in ops if op.item.owner in why]
+        return [op for op in ops if op.item.owner not in why], held
+
+    def _name(self, owner: str) -> str:
+        """What the log calls whoever owns items."""
+        catalog = self._catalog
+        if owner in catalog.networks:
+            return f"network '{catalog.networks[owner].name}'"
+        return f"endpoint '{catalog.endpoints[owner].name}'" if owner in catalog.endpoints else owner
+
+    def _adopt(self, rendered: dict[Key, Rendered], refused: _Refused) -> None:
         """The state reached, of links and settings; rules and ports are as they were."""
-        short = {op.item.key: op.before for op, _refusal in outcome.refused}
+        short = {op.item.key: op.before for op, _refusal in refused}
         applied = self._requests.applied
         for key, one in rendered.items():
             fixed = {name: item for name, item in applied.get(key, {}).items() if _is_fixed(item)}
@@ -165,7 +193,7 @@ class Healer:
             if not applied[key]:
                 del applied[key]
             self._watchlist.put(key, one.items)
-        publish_statuses(self._catalog, rendered, outcome.refused, self._executor.hindrance)
+        publish_statuses(self._catalog, rendered, refused, self._executor.hindrance)
 
     # --- namespaces that die and come back
 
@@ -226,28 +254,6 @@ class Healer:
         ]
         return Outcome(outcome.done + more.done, [*outcome.refused, *more.refused, *left])
 
-    # --- rules
-
-    def _heal_rules(self) -> None:
-        """As a whole: which rules are missing is not known by object. Raises KernelRefused."""
-        items = [item for held in self._requests.applied.values() for item in held.values()]
-        concerned = {item.owner for item in items if isinstance(item, FirewallItem)}
-        ready = [
-            one for one in concerned if self._catalog.knows(one) and self._catalog.status(one).state is State.READY
-        ]
-        for owner in ready:
-            self._catalog.set_status(owner, State.DEGRADED, "somebody changed the firewall's rules: they are put back")
-        found = self._firewall.sync(item for item in items if isinstance(item, FirewallItem))
-        for line in found:
-            log.warning("healed: %s", line)
-        if found:
-            # flows may have passed by the missing rules: row 13
-            self._executor.flush([item for item in items if isinstance(item, PortForward)])
-            self._executor.flush_into([item.subnet for item in items if isinstance(item, NetworkPolicy)])
-        for owner in ready:
-            dropped = self._executor.obstacle(owner)
-            self._catalog.set_status(owner, State.DEGRADED if dropped else State.READY, dropped)
-
     # --- telling
 
     def _tell(self, ops: Sequence[Op]) -> None:
@@ -260,6 +266,12 @@ class Healer:
 def _without_namespace(refused: _Refused) -> _Refused:
     """Endpoints' links that cannot be, for their namespace is gone."""
     return [one for one in refused if isinstance(one[0].item, Attachment) and isinstance(one[1], NamespaceMissing)]
+
+
+def _key_of(op: Op, rendered: dict[Key, Rendered]) -> Key:
+    """What to look at for an operation: whoever wants its item, else its owner."""
+    wanting = (key for key, one in rendered.items() if op.item.key in one.items)
+    return next(wanting, next((key for key in rendered if key[1] == op.item.owner), HOST))
 
 
 def _is_fixed(item: Item) -> bool:

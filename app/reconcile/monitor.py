@@ -27,6 +27,8 @@ GATHER = 0.003
 """Seconds that events are collected for, so that one command of somebody's is one look."""
 PERIOD = 0.4
 """Seconds from one look at what gives no events to the next."""
+OTHERS_AGAIN = 2.0
+"""Seconds from one word of others' rules to the next: some change theirs all the time."""
 _RULES_AGAIN = 5.0
 """Seconds until it is seen whether nf_tables has been loaded meanwhile."""
 
@@ -54,6 +56,7 @@ class Monitor:
         self._rules: RuleEvents | None = None
         self._version = -1
         self._next_try = 0.0
+        self._others, self._others_at = False, 0.0
         self._thread = threading.Thread(target=self._main, name="monitor", daemon=True)
         self._stop = os.eventfd(0, os.EFD_CLOEXEC)
 
@@ -61,8 +64,6 @@ class Monitor:
         """Listens in the calling thread's namespace from here on. Raises OSError."""
         self._events = KernelEvents()
         self._namespaces = NamespaceWatch()
-        if not self._events.everywhere:
-            log.warning("what happens inside namespaces is found by full passes only: CAP_NET_BROADCAST is missing")
         self._load()
         self._hear()
         self._thread.start()
@@ -126,9 +127,14 @@ class Monitor:
             found.missed = True
         found.add(self._tracker.findings())
         if self._rules is not None:
-            found.rules = self._rules.take()
+            touched = self._rules.take()
+            found.rules = touched.ours
+            self._others |= touched.others
         elif timer:
             self._open_rules()
+        if self._others and time.monotonic() >= self._others_at:
+            found.foreign, self._others = True, False
+            self._others_at = time.monotonic() + OTHERS_AGAIN
         found.keys |= self._look_at_namespaces(ready, timer=timer)
         return found
 

@@ -19,12 +19,12 @@ def publish_statuses(
     catalog: Catalog,
     rendered: Mapping[Key, Rendered],
     refused: Iterable[tuple[Op, BridgeheadError]],
-    hindrance: Callable[[Subject], str] = lambda _subject: "",
+    hindrance: Callable[[Subject], tuple[State, str]] = lambda _subject: (State.READY, ""),
 ) -> None:
     """Ready, unless something of the object's own was refused; the message says each reason once.
 
     An object that is not rendered, for it was only concerned by the way, gets a status where it is in trouble.
-    hindrance: what keeps an object's traffic away, though all of its own is there; empty for nothing.
+    hindrance: how an object fares all of whose own is there.
     """
     troubles: dict[str, list[tuple[State, str]]] = {}
     for op, refusal in refused:
@@ -66,7 +66,7 @@ def _family(item: Item) -> str:
             return ""
 
 
-def _by_itself(one: Rendered, hindrance: Callable[[Subject], str]) -> tuple[State, str]:
+def _by_itself(one: Rendered, hindrance: Callable[[Subject], tuple[State, str]]) -> tuple[State, str]:
     if one.trouble:
         return State.DEGRADED, one.trouble
     forwarded = any(isinstance(item, PortForward) for item in one.items.values())
@@ -76,5 +76,4 @@ def _by_itself(one: Rendered, hindrance: Callable[[Subject], str]) -> tuple[Stat
             f"the endpoint's network is internal, or has no {family} gateway, or the endpoint no {family} address: "
             "nothing is forwarded to it"
         )
-    hindered = hindrance(one.subject)
-    return (State.DEGRADED, hindered) if hindered else (State.READY, "")
+    return hindrance(one.subject)

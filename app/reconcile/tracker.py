@@ -10,6 +10,15 @@ import struct
 from collections.abc import Iterable
 
 from app.kernel.events import EVERY_LINK, RTM_NEWNETCONF, Event, netconf_index
+from app.kernel.parse import (
+    Link,
+    is_bridge_port_event,
+    parse_address,
+    parse_link,
+    parse_neighbour,
+    parse_route,
+    with_port_options,
+)
 from app.kernel.wire import (
     ROUTE_PROTOCOL,
     RTM_DELADDR,
@@ -19,13 +28,6 @@ from app.kernel.wire import (
     RTM_NEWADDR,
     RTM_NEWLINK,
     RTM_NEWROUTE,
-    Link,
-    is_bridge_port_event,
-    parse_address,
-    parse_link,
-    parse_neighbour,
-    parse_route,
-    with_port_options,
 )
 from app.model.naming import ALIAS_PREFIX
 from app.model.spec import IPNetwork

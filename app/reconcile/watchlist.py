@@ -16,22 +16,25 @@ Watched = Bridge | Attachment
 class Findings:
     """What may not be as it should be. keys: of these objects; missed: anything, for events were lost.
 
-    rules, settings: somebody touched them; due: it is time to look at what the kernel tells nothing of.
+    rules, settings: somebody touched them; foreign: others' rules may have changed.
+    due: it is time to look at what the kernel tells nothing of.
     """
 
     keys: set[Key] = field(default_factory=set)
     rules: bool = False
+    foreign: bool = False
     settings: bool = False
     due: bool = False
     missed: bool = False
 
     def __bool__(self) -> bool:
-        return bool(self.keys) or self.rules or self.settings or self.due or self.missed
+        return bool(self.keys) or self.rules or self.foreign or self.settings or self.due or self.missed
 
     def add(self, other: Findings) -> None:
         """Takes in another's."""
         self.keys |= other.keys
         self.rules |= other.rules
+        self.foreign |= other.foreign
         self.settings |= other.settings
         self.due |= other.due
         self.missed |= other.missed

@@ -17,16 +17,19 @@ from dataclasses import dataclass, field
 from sqlalchemy import Engine
 
 from app.firewall.protocol import Firewall, report_of
+from app.model.access import DAEMON
 from app.model.contracts import Kernel
 from app.model.errors import BridgeheadError, ShuttingDown
 from app.model.host import FirewallReport, HostFacts
 from app.model.spec import IPNetwork
 from app.model.state import ItemKey
 from app.reconcile.batch import Job, Requests, Service
+from app.reconcile.brake import FAST_REPAIRS, Brake
 from app.reconcile.executor import Executor
 from app.reconcile.healer import Healer
 from app.reconcile.render import Subject
 from app.reconcile.watchlist import Findings, Watchlist
+from app.services import audit
 from app.services.catalog import Catalog
 from app.services.replies import Once, Reply
 from app.store.session import read
@@ -60,6 +63,7 @@ class Parts:
     make_firewall: Callable[[], Firewall]
     pools: tuple[tuple[IPNetwork, int], ...]
     resync_seconds: float = 60.0
+    fast_repairs: int = FAST_REPAIRS
 
 
 class Worker:
@@ -169,7 +173,8 @@ class Worker:
         self._executor = Executor(self._kernel, self._firewall)
         engine, catalog, kernel, watchlist = parts.engine, parts.catalog, self._kernel, self.watchlist
         self._requests = Requests(engine, store, catalog, parts.pools, kernel, self._executor, watchlist)
-        self._healer = Healer(catalog, kernel, self._firewall, self._executor, self._requests, watchlist)
+        brake = Brake(parts.resync_seconds, parts.fast_repairs)
+        self._healer = Healer(catalog, kernel, self._firewall, self._executor, self._requests, watchlist, brake)
         self._opened.set_result(None)
         last = False
         while not last:
@@ -234,11 +239,6 @@ class Worker:
 
     # --- healing
 
-    def _read_again(self) -> None:
-        """Whether a commit that failed was one is known by reading only. Raises StoreFailed."""
-        self._requests.store = read(self._parts.engine)
-        self._parts.catalog.fill(self._requests.store)
-
     def _heal_found(self) -> None:
         """What the monitor pointed at; a full pass where events were lost, and later where something is left."""
         with self._gate:
@@ -275,6 +275,14 @@ class Worker:
             lacking = frozenset({("pass",)})
         self._requests.stale |= stale and ("pass",) in lacking
         self._schedule(lacking)
+
+    def _read_again(self) -> None:
+        """Whether a commit that failed was one is known by reading only. Raises StoreFailed."""
+        words = "its commit was reported as failed, and found written"
+        self._requests.store = read(self._parts.engine)
+        for key, before, after in self._parts.catalog.fill(self._requests.store):
+            audit.changed(self._requests.unsure.get(key, DAEMON), key, before, after, words)
+        self._requests.unsure.clear()
 
     def _schedule(self, lacking: frozenset[ItemKey]) -> None:
         """Soon where something is lacking, later and later where it is the same as before."""

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from typing import TypeVar
 
 from app.kernel import libc, sysctl
-from app.kernel.wire import Link, Route
+from app.kernel.parse import Link, Route
 from app.model.spec import IPAddress
 from app.model.state import IPInterface
 from app.sandbox import clients

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from ipaddress import ip_address
 
 from app.kernel.netlink import Rtnl
+from app.kernel.parse import parse_link
 from app.kernel.wire import (
     IFF_UP,
     NLM_F_CREATE,
@@ -25,7 +26,6 @@ from app.kernel.wire import (
     Netlink,
     Packed,
     attribute,
-    parse_link,
 )
 from app.model.spec import IPAddress, IPNetwork
 

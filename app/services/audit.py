@@ -19,7 +19,7 @@ from app.services.context import Key
 log = logging.getLogger("bridgehead.audit")
 
 
-def changed(by: Principal, key: Key, before: Any, after: Any) -> None:
+def changed(by: Principal, key: Key, before: Any, after: Any, detail: str = "") -> None:
     """An object as it was committed; None: not there. Of one that stays, the fields that differ are written."""
     if before == after or not log.isEnabledFor(logging.INFO):
         return
@@ -31,7 +31,7 @@ def changed(by: Principal, key: Key, before: Any, after: Any) -> None:
         former, current = ({name: one.get(name) for name in different} for one in (former, current))
     named = after if after is not None else before
     _write(
-        who=by.name,
+        who=by.shown,
         verb=verb,
         kind=kind,
         id=identity,
@@ -39,6 +39,7 @@ def changed(by: Principal, key: Key, before: Any, after: Any) -> None:
         outcome="ok",
         before=former,
         after=current,
+        **({"detail": detail} if detail else {}),
     )
 
 

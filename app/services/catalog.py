@@ -30,19 +30,21 @@ class Catalog:
 
     # --- the worker's side
 
-    def fill(self, store: Repository) -> None:
-        """Publishes everything that is stored, and nothing else."""
+    def fill(self, store: Repository) -> list[tuple[Key, Object | None, Object | None]]:
+        """Publishes everything that is stored, and nothing else; what changed, as it was and as it is."""
         stored: dict[Key, Object] = {("network", one.id): one for one in store.networks()}
         stored |= {("endpoint", one.id): one for one in store.endpoints()}
         stored |= {("portmap", one.id): one for one in store.portmaps()}
         stored |= {("allocation", one.id): one for one in store.allocations() if one.kind is AllocationKind.RESERVATION}
-        for key, value in stored.items():
-            self.put(key, value)
         kinds: tuple[Kind, ...] = ("network", "endpoint", "portmap", "allocation")
         shown = [(kind, identity) for kind in kinds for identity in getattr(self, _STORES[kind])]
-        for key in shown:
-            if key not in stored:
-                self.put(key, None)
+        changed: list[tuple[Key, Object | None, Object | None]] = []
+        for key in dict.fromkeys([*stored, *shown]):
+            former, value = self.held(key), stored.get(key)
+            if former != value:
+                changed.append((key, former, value))
+            self.put(key, value)
+        return changed
 
     def put(self, key: Key, value: Object | None) -> None:
         """Publishes an object as it is now; None: it is gone. A name that it keeps is known throughout."""

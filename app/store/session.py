@@ -12,7 +12,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 import app
 from app.model.errors import StartupError, StoreFailed
@@ -37,22 +37,29 @@ def migrations_dir() -> Path:
     return inside if inside.is_dir() else package.parent / "migrations"
 
 
-def open_database(url: str) -> Engine:
-    """An engine on a database of this version. Raises StartupError with the line to print."""
+def database_path(url: str) -> str:
+    """The file that a URL names. Raises StartupError with the line to print."""
     try:
         parsed = make_url(url)
         # a migration, and each connection, would see another memory
         if parsed.get_backend_name() != "sqlite" or parsed.database in (None, "", ":memory:"):
             raise StartupError(f"database '{url}': only sqlite:///PATH is supported so far")
-        engine = create_engine(parsed, connect_args={"isolation_level": None, "check_same_thread": False})
-    except ArgumentError:
+        parsed.get_dialect()
+    except (ArgumentError, NoSuchModuleError):
         raise StartupError(
             f"database '{url}' is not an SQLAlchemy URL, such as sqlite:////path/to/bridgehead.db"
         ) from None
+    return str(parsed.database)
+
+
+def open_database(url: str) -> Engine:
+    """An engine on a database of this version. Raises StartupError with the line to print."""
+    path = database_path(url)
+    engine = create_engine(url, connect_args={"isolation_level": None, "check_same_thread": False})
     _configure(engine)
     try:
         # SQLite gives its other files the same mode
-        os.close(os.open(parsed.database, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     except OSError as refusal:
         raise StartupError(f"database '{url}' cannot be used ({refusal.strerror}): {_WORDS}") from None
     try:

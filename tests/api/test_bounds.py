@@ -36,6 +36,25 @@ def test_json_too_deep(api, body):
     api.refused("POST", "/networks", None, 422, "invalid", DEPTH_MAX, content=body)
 
 
+@pytest.mark.parametrize(
+    ("body", "key"),
+    [
+        ('{"name": "web", "subnet": "10.0.0.0/24", "subnet": "10.1.0.0/24"}', "subnet"),
+        ('{"name": "web", "labels": {"a": "b", "c": "d", "a": "b"}}', "a"),
+        ('{"name": "web", "n\\u0061me": "lan"}', "name"),
+    ],
+)
+def test_a_key_that_is_there_twice(api, body, key):
+    api.refused("POST", "/networks", None, 422, "invalid", f"{key}: given twice", content=body)
+
+
+def test_refusals_speak_json(api):
+    api.refused("POST", "/networks", {"name": None}, 422, "invalid", "not null")
+    api.refused(
+        "POST", "/networks", {"name": "web", "mtu": {"a": [True, "x"]}}, 422, "invalid", 'not {"a": [true, "x"]}'
+    )
+
+
 def test_brackets_within_strings_do_not_count(api):
     answer = api.client.post("/networks", json={"name": "web", "labels": {"a": '[{\\"[{' * 20, "b": "]"}})
     assert answer.status_code == 201, answer.text

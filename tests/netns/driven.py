@@ -17,10 +17,10 @@ class Driven:
 
     def __init__(self, host, kernel):
         self._host = host
-        self._kernel = kernel
+        self.kernel = kernel
 
     def do(self, method, *arguments):
-        return self._host.run(lambda: getattr(self._kernel, method)(*arguments))
+        return self._host.run(lambda: getattr(self.kernel, method)(*arguments))
 
     def make(self, *items):
         for item in items:

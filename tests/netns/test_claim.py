@@ -4,6 +4,8 @@ import subprocess
 import sys
 from contextlib import contextmanager
 
+import pytest
+
 from app.sandbox import DaemonFailed
 from app.sandbox.ns import Ns
 
@@ -45,6 +47,41 @@ def test_a_user_cannot_keep_a_daemon_from_starting(sandbox):
     first.launch()
     assert first.exit_code() == 1
     second.stop()
+
+
+def test_a_directory_of_somebody_s_is_left_as_it_is(sandbox):
+    daemon = sandbox.daemon(firewall="none")
+    daemon.state_dir.mkdir(mode=0o755)
+    (daemon.state_dir / "theirs").write_text("x")
+    daemon.launch()
+    assert daemon.exit_code() == 1
+    assert "holds other files, such as 'theirs'" in daemon.log()
+    assert daemon.state_dir.stat().st_mode & 0o777 == 0o755
+    assert [one.name for one in daemon.state_dir.iterdir()] == ["theirs"]
+    daemon.state_dir.chmod(0o700)  # nobody is locked out
+    daemon.start()
+    daemon.stop()
+
+
+def test_a_directory_that_is_its_own_is_closed(sandbox):
+    daemon = sandbox.daemon(firewall="none")
+    with daemon:
+        (daemon.state_dir / "export.json").write_text("{}")
+    daemon.state_dir.chmod(0o755)
+    with daemon:
+        assert daemon.state_dir.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [("nonsense", "is not an SQLAlchemy URL"), ("sqlite:////nowhere/a.db", "/nowhere is no directory")],
+)
+def test_a_wrong_database_is_found_before_anything_is_made(sandbox, url, words):
+    daemon = sandbox.daemon(firewall="none", values={"database": url})
+    daemon.launch()
+    assert daemon.exit_code() == 1
+    assert words in daemon.log()
+    assert not daemon.state_dir.exists()
 
 
 def test_a_name_beside_it_claims_nothing(sandbox):

@@ -9,6 +9,7 @@ from ipaddress import IPv6Interface, ip_address, ip_interface
 import pytest
 from driven import attachment, bridge, driven, netns, route
 
+from app.kernel import messages
 from app.kernel.announce import unsolicited_advertisement
 from app.kernel.wire import LINK_GROUP, ROUTE_PROTOCOL
 from app.model.errors import KernelRefused
@@ -377,7 +378,7 @@ def test_a_port_on_another_bridge_comes_back_with_its_options(sandbox, kernel):
 def test_a_kernel_that_cannot_lock_ports_says_so(sandbox, kernel, monkeypatch):
     kernel.make(WEB, netns("red"))
     # what a kernel before 5.18 does: it passes over the option
-    monkeypatch.setitem(__import__("app.kernel.netlink", fromlist=["x"]).PORT_OPTIONS, "locked", "IFLA_BRPORT_GUARD")
+    monkeypatch.setitem(messages.PORT_OPTIONS, "locked", 5)  # IFLA_BRPORT_GUARD
     with pytest.raises(KernelRefused, match=r"locked since Linux 5\.18") as refusal:
         kernel.make(replace(RED, locked=True))
     assert refusal.value.errno == errno.EOPNOTSUPP

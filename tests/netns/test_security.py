@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from world import endpoint, network, refused
 
-from app.host.privileges import NEEDED
+from app.host.privileges import NEEDED, REQUIRED
 from app.sandbox import DaemonFailed
 
 USER, GROUP = 41000, 41001
@@ -108,6 +108,20 @@ def test_all_that_it_does_it_can_with_what_is_left(sandbox, daemon, api):
     assert api.post("/portmaps", json={"endpoint": "red", "host_port": 80}).status_code == 201
     with sandbox.netns("red").tcp_server(80):
         assert sandbox.client.tcp("203.0.113.2", 80) == b"red\n"
+
+
+@pytest.mark.parametrize("capability", REQUIRED)
+def test_without_a_right_that_it_needs_it_refuses_to_start_in_one_line(sandbox, capability):
+    directory = sandbox.directory / "short"
+    lacking = f"--bounding-set=-{capability.removeprefix('CAP_').lower()}"
+    command = ["setpriv", lacking, sys.executable, "-m", "app.cli", "serve", "--listen", "", "--firewall", "none"]
+    command += ["--socket", str(directory / "api.sock"), "--state-dir", str(directory)]
+    done = sandbox.host.exec(command, check=False)
+    assert (done.returncode, done.stderr) == (
+        1,
+        f"bridgehead: must be started as root, with the capabilities {capability}\n",
+    )
+    assert not directory.exists()
 
 
 # --- the socket's peers
@@ -326,6 +340,17 @@ def test_client_certificates(sandbox, certificates):
         token = (daemon.state_dir / "token").read_text().strip()
         assert asked(sandbox, token=token, context=trusting(certificates, "client"))[0] == 200
         assert asked(sandbox, token="wrong", context=trusting(certificates, "client"))[0] == 401
+        for one in (token, "wrong"):
+            asked(sandbox, "/networks/none", one, method="DELETE", context=trusting(certificates, "client"))
+        lines = [
+            json.loads(line.partition("bridgehead.audit: ")[2])
+            for line in daemon.log().splitlines()
+            if "not_found" in line or "unauthorized" in line
+        ]
+        assert [line["who"] for line in lines] == [
+            "token default, certificate CN=client",
+            "address 127.0.0.1, certificate CN=client",
+        ]
         for client in ("", "stranger"):
             with pytest.raises((OSError, IndexError)):  # TLS 1.3 says so after the handshake, or closes
                 asked(sandbox, token=token, context=trusting(certificates, client))

@@ -44,7 +44,7 @@ class Rules:
     name = "rules"
 
     def __init__(self):
-        self.items, self.calls, self.refuse = {}, [], False
+        self.items, self.calls, self.repairs, self.refuse = {}, [], 0, False
 
     def apply(self, ops):
         if self.refuse:
@@ -59,8 +59,10 @@ class Rules:
         return [f"iptables for {' '.join(op.item.key)}" for op in ops]
 
     def sync(self, items):
-        self.items = {item.key: item for item in items}
-        return []
+        former, self.items = self.items, {item.key: item for item in items}
+        found = ["rules were not as wanted"] if former != self.items else []
+        self.repairs += len(found)
+        return found
 
     def changed(self, *, touched):
         return touched

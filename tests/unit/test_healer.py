@@ -1,5 +1,6 @@
 """Healing of what the monitor points at: keys in, looked at again, mended; done twice it changes nothing."""
 
+import time
 from concurrent.futures import Future
 from ipaddress import ip_interface
 
@@ -10,6 +11,7 @@ from app.model.errors import NotFound
 from app.model.spec import NetnsKind, NetnsRef
 from app.model.status import State
 from app.reconcile.watchlist import Findings
+from app.sandbox import eventually
 from app.services import endpoints, networks, portmaps
 from app.services.requests import EndpointCreate, NetworkCreate, PortmapCreate
 
@@ -184,3 +186,111 @@ def test_what_the_kernel_refuses_on_the_timer_is_not_tried_all_the_time(world):
     world.kernel.relent()
     heal(world, missed=True)
     assert world.kernel.sysctls["net/ipv4/ip_forward"] == "1"
+
+
+# --- somebody who undoes each repair
+
+
+def undo(world, times, damage, *keys, **found):
+    """Damages and has it found, again and again; how often it was mended."""
+    done = 0
+    for _time in range(times):
+        damage()
+        before = len(world.kernel.log), world.rules.repairs
+        heal(world, *keys, **found)
+        done += (len(world.kernel.log), world.rules.repairs) != before
+    return done
+
+
+def test_who_undoes_each_repair_is_outwaited(world, caplog):
+    world.make()
+    network = next(iter(world.catalog.networks))
+    web = world.kernel.host.links["web"]
+    assert undo(world, 30, lambda: setattr(web, "up", False), ("network", network)) == 10
+    status = world.catalog.status(network)
+    assert status.state is State.DEGRADED
+    assert "bridge web is down: somebody undoes each repair (10 in" in status.message
+    assert caplog.text.count("somebody undoes each repair") == 1
+    # its own hand, or time, ends it
+    web.up = True
+    heal(world, ("network", network))
+    assert world.catalog.status(network).state is State.READY
+
+
+def test_what_waits_is_mended_once_it_may_be(world):
+    world.make()
+    network = next(iter(world.catalog.networks))
+    web = world.kernel.host.links["web"]
+    undo(world, 12, lambda: setattr(web, "up", False), ("network", network))
+    assert not web.up
+
+    def looked():
+        heal(world, due=True)
+        return web.up
+
+    eventually(looked)
+    assert world.catalog.status(network).state is State.READY
+
+
+def test_while_a_bridge_waits_its_ports_do_too_and_no_pass_is_made(world):
+    world.make()
+    kernel, passes = world.kernel, world.worker.looks[0]
+    undo(world, 12, lambda: "web" in kernel.host.links and kernel._drop(kernel.host, "web"), *keys_of(world))
+    assert "web" not in kernel.host.links
+    endpoint = next(iter(world.catalog.endpoints))
+    assert "it waits for bridge web" in world.catalog.status(endpoint).message
+    assert world.worker._next_pass > time.monotonic() + 1000
+    assert world.worker.looks[0] == passes
+    heal(world, missed=True)
+    assert all(world.catalog.status(one).state is State.READY for _kind, one in keys_of(world))
+
+
+def test_who_undoes_rules_is_outwaited(world):
+    mapping = world.make()
+    wanted = dict(world.rules.items)
+    assert undo(world, 30, lambda: setattr(world.rules, "items", {}), rules=True) == 10
+    assert world.rules.items == {}
+    assert "rules are not as wanted: somebody undoes each repair" in world.catalog.status(mapping.id).message
+
+    def looked():
+        heal(world, due=True)
+        return world.rules.items == wanted
+
+    eventually(looked)
+    assert {world.catalog.status(one).state for one in (mapping.id, *world.catalog.networks)} == {State.READY}
+
+
+def test_a_lost_host_address_is_still_told_after_a_repair_of_the_rules(world):
+    world.make()
+    address = ip_interface("203.0.113.9/24")
+    world.kernel.host.links["lo"].addresses.add(address)
+    mapping = world.do(
+        portmaps.create, request=PortmapCreate(endpoint="red", host_port=80, protocol="tcp", host_ip=str(address.ip))
+    )
+    assert world.catalog.status(mapping.id).state is State.READY
+    world.kernel.host.links["lo"].addresses.discard(address)
+    world.rules.items.clear()
+    heal(world, rules=True)
+    status = world.catalog.status(mapping.id)
+    assert (status.state, "not an address of this host any more" in status.message) == (State.DEGRADED, True)
+
+
+def test_what_others_rules_do_is_looked_at_when_they_change(world):
+    world.make()
+    (network,) = world.catalog.networks
+    said, looks = "chain forward of table inet theirs (drop, somebody)", []
+    world.rules.trouble = lambda owner: said if looks and owner == network else ""
+    world.rules.look = lambda: looks.append(1)
+    world.rules.report = lambda: None
+    before = len(world.kernel.log), world.worker.looks
+    heal(world, foreign=True)
+    assert (world.catalog.status(network).state, world.catalog.status(network).message) == (State.DEGRADED, said)
+    said = ""
+
+    def looked():
+        heal(world, foreign=True)
+        return world.catalog.status(network).state is State.READY
+
+    eventually(looked)
+    heal(world, due=True)
+    assert (len(world.kernel.log), world.worker.looks) == before  # nothing is reconciled for it

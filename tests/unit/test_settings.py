@@ -149,4 +149,4 @@ def test_every_setting_is_a_flag(monkeypatch):
     done = CliRunner().invoke(command, arguments)
     assert done.exit_code == 0, done.output
     assert {name: getattr(given[0], name) for name in flags} == flags
-    assert set(Settings.model_fields) - set(flags) == {"resync"}
+    assert set(Settings.model_fields) - set(flags) == {"resync", "fast_repairs"}

@@ -219,3 +219,12 @@ def test_a_status_s_since_moves_with_its_state_only():
     catalog.set_status("x", State.FAILED)
     assert catalog.status("x").since > since
     assert catalog.status("unknown").state is State.PENDING
+
+
+def test_without_a_firewall_a_guarded_network_says_what_is_not_guarded(world):
+    world.rules.name = "none"
+    guarded = world.do(networks.create, request=NetworkCreate(name="web", spoof_protection=True))
+    other = world.do(networks.create, request=NetworkCreate(name="lan", subnet="10.0.0.0/24"))
+    status = world.catalog.status(guarded.id)
+    assert (status.state, status.message.partition(":")[0]) == (State.READY, "spoof_protection guards MACs only")
+    assert world.catalog.status(other.id).message == ""

@@ -1,6 +1,8 @@
 """What the worker must survive: clients that leave, a full disk, what nobody expected; and when it looks again."""
 
 import errno
+import json
+import logging
 import time
 from concurrent.futures import Future
 from functools import partial
@@ -225,9 +227,10 @@ def test_without_room_the_kernel_is_not_touched(world, monkeypatch):
 
 
 @pytest.mark.parametrize("written", [False, True])
-def test_after_a_failed_commit_readers_see_what_is_stored(world, written):
-    """A commit may fail after it was written, or before."""
+def test_after_a_failed_commit_readers_see_what_is_stored(world, written, caplog):
+    """A commit may fail after it was written, or before; what was written all the same is in the audit log."""
     world.make()
+    caplog.set_level(logging.INFO, "bridgehead.audit")
 
     def commit(connection):
         if written:
@@ -246,6 +249,14 @@ def test_after_a_failed_commit_readers_see_what_is_stored(world, written):
     world.settle()
     assert sorted(one.name for one in world.catalog.networks.values()) == stored(world) == bridges(world)
     assert stored(world) == (["db"] if written else ["web"])
+    lines = [json.loads(one.getMessage()) for one in caplog.records if one.name == "bridgehead.audit"]
+    told = sorted((one["verb"], one["kind"], one["who"]) for one in lines)
+    if written:
+        assert ("create", "network", "bridgehead") in told
+        assert [kind for verb, kind, _who in told if verb == "delete"] == ["endpoint", "network", "portmap"]
+        assert {one["detail"] for one in lines} == {"its commit was reported as failed, and found written"}
+    else:
+        assert told == []
 
 
 def test_what_readers_see_is_read_again_until_it_can_be(world, monkeypatch):

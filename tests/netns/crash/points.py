@@ -1,7 +1,7 @@
 """A daemon that counts what it does, and at a given point dies (SIGKILL) or is refused: in place of `app.main:run`.
 
-Points: before and after each operation on the kernel, each change of the rules and each commit; after each netlink
-message, setting and system call in between.
+Points: before and after each operation on the kernel, each change of the rules and each commit; after each send
+of netlink messages, setting and system call in between.
 """
 
 import errno
@@ -84,6 +84,7 @@ def install(board, *, iptables):
     _wrap(board, Requests, "_commit", before=True)
     _wrap(board, Repository, "flush")
     _wrap(board, wire.Netlink, "request")
+    _wrap(board, wire.Netlink, "ask_all")
     _wrap(board, sysctl, "write")
     _wrap(board, libc, "_call")
     _wrap(board, ports.PortReservations, "change")

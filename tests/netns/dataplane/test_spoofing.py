@@ -11,7 +11,7 @@ from frames import IPV6 as ETHER6
 from lab import IPV4, IPV6
 from world import QUIET, get
 
-from app.kernel.announce import announce
+from app.kernel.announce import frames_of
 from app.sandbox import SERVER, SERVER6
 
 pytestmark = pytest.mark.parametrize("family", [IPV6], ids=str)
@@ -172,7 +172,9 @@ def believers(lab, red, blue):
     with red.open_socket(socket.AF_PACKET, socket.SOCK_RAW) as mouth:
         for version in (IPV4, IPV6):
             for victim in (version.web_gateway, version.blue):
-                announce(mouth, "eth0", mac, [ip_interface(f"{victim}/{version.bits}")], router=True)
+                mouth.bind(("eth0", 0))
+                for frame in frames_of(mac, [ip_interface(f"{victim}/{version.bits}")], router=True):
+                    mouth.send(frame)
     assert red.ping(IPV4.web_gateway)  # what was sent before has arrived
     assert red.ping(IPV6.web_gateway)
     victims = {"blue": [one.web_gateway for one in (IPV4, IPV6)], "host": [one.blue for one in (IPV4, IPV6)]}

@@ -1,0 +1,136 @@
+"""Namespaces while they are visited: what is done there in a row is done by the same sockets.
+
+An open socket keeps a namespace alive, with its links: at the end of the visit all are closed.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+
+from app.kernel import announce, sysctl
+from app.kernel.announce import Announcer
+from app.kernel.namespaces import Namespaces, identity, open_namespace, path_of
+from app.kernel.netlink import Rtnl
+from app.model.spec import NetnsRef
+from app.model.state import IPInterface
+
+_PLACES_MAX = 32
+"""Namespaces that are kept open at once; what is done in one is done in a row."""
+
+
+class Place:
+    """One namespace, and what is known of it for as long as the visit lasts.
+
+    made: indices of the links that were made there within the visit, by name.
+    """
+
+    def __init__(self, namespaces: Namespaces, ref: NetnsRef, announcer: Announcer) -> None:
+        self._namespaces = namespaces
+        self._announcer = announcer
+        self._rtnl: Rtnl | None = None
+        self._sender: socket.socket | None = None
+        self._net: int | None = None
+        self.ref = ref
+        self.descriptor = open_namespace(ref)
+        self.identity = identity(self.descriptor)
+        self.made: dict[str, int] = {}
+
+    def close(self) -> None:
+        os.close(self.descriptor)
+        if self._net is not None:
+            os.close(self._net)
+        if self._rtnl is not None:
+            self._rtnl.close()
+        if self._sender is not None:
+            self._announcer.discard(self._sender)
+
+    @property
+    def is_there(self) -> bool:
+        """Whether its name still leads there."""
+        try:
+            status = os.stat(path_of(self.ref))
+        except OSError:
+            return False
+        return (status.st_dev, status.st_ino) == self.identity
+
+    @contextmanager
+    def inside(self) -> Iterator[None]:
+        """The calling thread is in the namespace within the block."""
+        with self._namespaces.inside(self.descriptor):
+            if self._rtnl is None:
+                self._rtnl = Rtnl(str(self.ref))
+            yield
+
+    @property
+    def rtnl(self) -> Rtnl:
+        if self._rtnl is None:
+            with self._namespaces.inside(self.descriptor):
+                self._rtnl = Rtnl(str(self.ref))
+        return self._rtnl
+
+    def net(self) -> int:
+        """Its /proc/sys/net; the first call is made inside."""
+        if self._net is None:
+            self._net = sysctl.open_net()
+        return self._net
+
+    def index_of(self, ifname: str) -> int | None:
+        """A link's index, None where there is none."""
+        if ifname in self.made:
+            return self.made[ifname]
+        link = self.rtnl.link(ifname)
+        return None if link is None else link.index
+
+    def prepare_announcement(self) -> None:
+        """To be called inside, before `announce`."""
+        if self._sender is None:
+            self._sender = announce.open_socket()
+
+    def announce(self, ifname: str, mac: str, addresses: Collection[IPInterface]) -> None:
+        """Tells the neighbours of a link that it has these addresses now; see `Announcer.announce`."""
+        if self._sender is not None and addresses:
+            sender, self._sender = self._sender, None
+            self._announcer.announce(sender, ifname, mac, addresses)
+
+
+class Visits:
+    """The namespaces that are open now. Belongs to the thread that makes it."""
+
+    def __init__(self, namespaces: Namespaces, announcer: Announcer) -> None:
+        self._namespaces = namespaces
+        self._places: dict[NetnsRef, Place] = {}
+        self._depth = 0
+        self._announcer = announcer
+
+    @contextmanager
+    def visiting(self) -> Iterator[None]:
+        """Within the block, and those in it, namespaces stay open; after it, none is."""
+        self._depth += 1
+        try:
+            yield
+        finally:
+            self._depth -= 1
+            if self._depth == 0:
+                for ref in list(self._places):
+                    self.leave(ref)
+
+    @contextmanager
+    def at(self, ref: NetnsRef) -> Iterator[Place]:
+        """The namespace that the reference leads to now. Raises NamespaceMissing."""
+        with self.visiting():
+            place = self._places.get(ref)
+            if place is None or not place.is_there:
+                self.leave(ref)
+                if len(self._places) >= _PLACES_MAX:
+                    self.leave(next(iter(self._places)))
+                place = self._places[ref] = Place(self._namespaces, ref, self._announcer)
+            yield place
+
+    def leave(self, ref: NetnsRef) -> None:
+        """Closes what is open of it: before it is to go."""
+        place = self._places.pop(ref, None)
+        if place is not None:
+            place.close()

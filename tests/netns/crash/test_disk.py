@@ -131,8 +131,8 @@ def test_killed_at_some_points_with_a_full_disk(firewall, figure):
 
 @pytest.mark.soak
 @pytest.mark.parametrize("firewall", BACKENDS)
-def test_killed_at_many_points_with_a_full_disk(firewall, figure):
-    figure(_killed(firewall, stride=7))
+def test_killed_at_more_points_with_a_full_disk(firewall, figure):
+    figure(_killed(firewall, stride=13))
 
 
 def _killed(firewall, stride):

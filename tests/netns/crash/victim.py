@@ -16,6 +16,8 @@ ENTRY, LATE, CHECKPOINTS, IMPATIENT = (
 _LINK_LOCAL = ("addresses", "routes")
 _MAKER = re.compile(r"(?<=: lo - up mtu 65536 group 0 alias bridgehead:)\S+")
 BACKENDS = ("nftables", "iptables")
+WHOLE = range(len(HISTORY))
+"""All steps of the history."""
 
 
 def host_of(sandbox):
@@ -99,10 +101,11 @@ class Victim:
         assert "healed" not in self.daemon.log()[told:], self.daemon.log()[told:]
 
 
-def kill_at_points(victim, stride):
-    """In each step, at every `stride`-th point: what was acknowledged stays, the rest is whole or not there."""
+def kill_at_points(victim, stride, part=WHOLE):
+    """In each step of a part, at every `stride`-th point: what was acknowledged stays, the rest is whole or not."""
     steps = list(HISTORY.items())
-    for number, (name, step) in enumerate(steps):
+    victim.play(steps[: part.start])
+    for number, (name, step) in list(enumerate(steps))[part.start : part.stop]:
         before = victim.state()
         distance = 1
         while True:
@@ -119,7 +122,7 @@ def kill_at_points(victim, stride):
                 raise
             distance += stride
         victim.nothing_to_heal()
-    victim.host_becomes(victim.untouched)
+    victim.clear()
 
 
 def _as_before(victim, before):

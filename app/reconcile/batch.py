@@ -32,7 +32,7 @@ from app.services.catalog import Catalog
 from app.services.context import Change, Context, Key
 from app.services.replies import Once, Reply, Uncommitted
 from app.store.repository import Mark, Repository
-from app.store.session import store_failed
+from app.store.session import require_room, store_failed
 
 log = logging.getLogger("bridgehead.worker")
 
@@ -160,14 +160,14 @@ class Requests:
 
     @contextmanager
     def _transaction(self) -> Iterator[Connection]:
-        """Rolled back unless committed. One that failed takes its connection along: what is left is not known."""
+        """Rolled back unless committed."""
         with self._engine.connect() as connection:
             connection.begin()
             self.store.begin(connection)
             try:
                 yield connection
             except SQLAlchemyError:
-                connection.invalidate()
+                _abandon(connection)
                 raise
 
     def _commit(self, connection: Connection) -> None:
@@ -241,6 +241,7 @@ class Requests:
             _require_allowed(job.once, job.service, context)
             return _Planned(job, context, Change("", ()), {}, reply)
         change = job.service(context)
+        require_room(self._engine)
         shown = {key: subject_of(self.store, key) for key in change.keys if key[0] in _SHOWN}
         return _Planned(job, context, change, shown)
 
@@ -310,6 +311,14 @@ class Requests:
         publish_statuses(self._catalog, group.rendered, group.outcome.refused, self._executor.hindrance)
         for one in group.planned:
             one.job.answer.set_result(one.reply or one.subject)
+
+
+def _abandon(connection: Connection) -> None:
+    """Keeps the connection where it can: to open another one takes room, which a full disk has not."""
+    try:
+        connection.rollback()
+    except SQLAlchemyError:
+        connection.invalidate()  # what is left of its transaction is not known
 
 
 def _turn_down(job: Job, failure: Exception, again: list[Job]) -> None:

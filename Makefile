@@ -29,7 +29,7 @@ matrix: ## the data plane's tests alone, then every cell: row x backend x IP ver
 soak: ## the long runs
 	$(ROOT)
 	@scripts/bootstrap.sh dev
-	$(BIN)/pytest tests -m soak --timeout 0 -n 2 --dist worksteal $(ARGS)
+	$(BIN)/pytest tests -m soak --timeout 0 -n 3 --dist worksteal $(ARGS)
 
 bench: ## the benchmarks (ARGS: rows by name, --no-peers, --docs)
 	$(ROOT)

@@ -47,6 +47,7 @@ def _measure(options):
             start = time.monotonic()
             samples = one.measure(ground)
             results.append((one, samples))
+            report.write(options.out, results)  # what is measured is kept, whatever comes
             if not options.json:
                 print("", *report.text(one, samples), f"  ({time.monotonic() - start:.0f} s)", sep="\n", flush=True)
         if ground.notes and not options.json:
@@ -62,12 +63,15 @@ def main():
     if not options.json:
         print(", ".join(f"{name} {value}" for name, value in report.facts().items()))
     results = _measure(options)
-    where = _DOCS if options.docs else options.out
-    report.write(where, results)
     if options.docs:
+        report.write(_DOCS, results)
         page = _DOCS / "performance.md"
         page.write_text(report.put(page.read_text(), report.tables(results)))
-    print(report.figures(results) if options.json else f"\n{where}/performance.json, .svg")
+    print(
+        report.figures(results)
+        if options.json
+        else f"\n{_DOCS if options.docs else options.out}/performance.json, .svg"
+    )
     LAUNCHER.shut_down()
     return 0
 

@@ -95,7 +95,7 @@ def alternate(samples, rounds, *works):
     """
     done = [work for work in works if work is not None]
     for number in range(rounds):
-        for work in done if number % 2 else reversed(done):
+        for work in reversed(done) if number % 2 else done:
             for name, seconds in work().items():
                 samples.time(name, seconds)
             time.sleep(SETTLE)

@@ -10,6 +10,8 @@ from bench.picture import svg
 from bench.site import filesystem
 
 BEGIN, END = "<!-- made by `make bench` -->", "<!-- end -->"
+_LOAD = round(os.getloadavg()[0], 1)
+"""Of the minute before the run: what else the machine was doing."""
 _VERDICT = {True: "met", False: "missed", None: "-"}
 
 
@@ -20,6 +22,7 @@ def facts():
         "cpus": os.cpu_count(),
         "python": platform.python_version(),
         "disk": filesystem(Path("/var/tmp")),
+        "load": _LOAD,
     }
 
 

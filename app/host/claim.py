@@ -50,12 +50,22 @@ def state_dir(path: Path) -> Iterator[None]:
             raise StartupError(
                 f"state directory {path} is held by another daemon (pid {holder}): stop it, or use another --state-dir"
             ) from None
-        path.chmod(0o700)
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        _sign(path, descriptor)
         yield
     finally:
         os.close(descriptor)
+
+
+def _sign(path: Path, descriptor: int) -> None:
+    """Raises StartupError. On a full disk the lock does without the number, which only tells who holds it."""
+    try:
+        path.chmod(0o700)
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    except OSError as refusal:
+        if refusal.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise StartupError(f"state directory {path} cannot be used: {refusal.strerror}") from None
+        log.warning("state directory %s: %s", path, refusal.strerror)
 
 
 def _refuse_foreign(path: Path) -> None:

@@ -87,6 +87,9 @@ class FakeKernel(FakeHost):
                 refused.append((op, refusal))
         return refused
 
+    def settle(self) -> None:
+        """It keeps nothing."""
+
     def flush(self, forwards: Collection[PortForward]) -> None:
         self.flushed += [forward for forward in forwards if forward.protocol is not Protocol.TCP]
 

@@ -97,16 +97,14 @@ class Links:
     def _make_bridge(self, item: Bridge) -> None:
         link = self._rtnl.add_bridge(item.name, item.mac, item.mtu, alias(item.owner))
         with self._undone(link.index):
-            set_ipv6(item.name, on=item.ipv6)
-            # else a gateway that moves within its subnet would take the new address with the old one
-            sysctl.write(f"net/ipv4/conf/{item.name}/promote_secondaries", "1")
+            _prepare_bridge(item)
             for address in in_order(item.addresses):
                 self._rtnl.add_address(link.index, address)
             self._rtnl.set_link(link.index, up=True)
 
     def _change_bridge(self, before: Bridge, after: Bridge) -> None:
         index = self._require_own(after.name, after.owner).index
-        set_ipv6(after.name, on=after.ipv6)
+        _prepare_bridge(after)
         if (before.mac, before.mtu) != (after.mac, after.mtu):
             self._rtnl.set_link(index, mac=after.mac, mtu=after.mtu)
         _change_addresses(self._rtnl, index, before, after)
@@ -202,6 +200,7 @@ class Links:
             before, hairpin=after.hairpin, isolated=after.isolated, locked=after.locked, bridge=after.bridge
         )
         if inside != after:
+            set_ipv6(after.host_ifname, on=False)
             self._change_inside(before, after)
 
     def _change_port(self, before: Attachment, after: Attachment, link: Link) -> None:
@@ -219,7 +218,7 @@ class Links:
             inner = place.rtnl
             index = inner.require(after.ifname).index
             _loosen_strict(after, place, inner.change_all(_get_filters(index)))
-            inner.set_link(index, mtu=after.mtu)
+            inner.set_link(index, mtu=after.mtu, alias=alias(after.owner))
             _change_addresses(inner, index, before, after)
             if not before.up:
                 inner.set_link(index, up=True)
@@ -255,6 +254,12 @@ class Links:
         except NamespaceMissing:
             if op.after is not None:
                 raise
+
+
+def _prepare_bridge(item: Bridge) -> None:
+    set_ipv6(item.name, on=item.ipv6)
+    # else a gateway that moves within its subnet would take the new address with the old one
+    sysctl.write(f"net/ipv4/conf/{item.name}/promote_secondaries", "1")
 
 
 def _put_default_route(inner: Rtnl, route: DefaultRoute, index: int) -> None:

@@ -67,6 +67,7 @@ class LinuxKernel:
         ports.raise_descriptor_limit()
 
     def close(self) -> None:
+        self.settle()
         self._links.close()
         self._announcer.close()
         self._removal.close()
@@ -240,6 +241,9 @@ class LinuxKernel:
                 self._ledger.forget(path)
                 return
         self._ledger.restore(path)
+
+    def settle(self) -> None:
+        self._ledger.settle()
 
     # --- reading back
 

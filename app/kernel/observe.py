@@ -12,6 +12,7 @@ from app.kernel.parse import Link
 from app.kernel.settings import filters_strictly, ipv6_is_on
 from app.kernel.wire import ADDRESS_PROTOCOL, ROUTE_PROTOCOL
 from app.model.errors import NamespaceMissing
+from app.model.naming import alias
 from app.model.spec import NetnsKind
 from app.model.state import (
     Attachment,
@@ -116,8 +117,8 @@ class Observer:
             mtu=link.mtu if link.mtu != wanted.mtu else peer.mtu,
             addresses=addresses,
             ipv6=ipv6,
-            # one that drops answers counts as down: what sets it up sees to its settings too
-            up=link.up and peer.up and not strict,
+            # one that drops answers, or was left half made, counts as down: what sets it up sees to the rest too
+            up=link.up and peer.up and peer.alias == alias(wanted.owner) and not strict,
             connected=subnets_of(addresses & wanted.addresses) <= reached,
         )
 

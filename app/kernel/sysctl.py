@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import logging
@@ -11,7 +12,7 @@ from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
 
 from app.kernel.netlink import netns_cookie
-from app.model.errors import KernelRefused
+from app.model.errors import KernelRefused, StoreFailed
 
 log = logging.getLogger("bridgehead.kernel")
 
@@ -78,12 +79,16 @@ class _Kept:
 
 
 class SysctlLedger:
-    """Sets values and remembers the former ones in a file that a reboot, or another namespace, makes void."""
+    """Sets values and remembers the former ones in a file that a reboot, or another namespace, makes void.
+
+    A row leaves the file by `settle` only: whoever takes a change back on a full disk finds it there.
+    """
 
     def __init__(self, file: Path) -> None:
         self._file = file
         self._epoch = f"{_BOOT_ID.read_text().strip()}/{netns_cookie()}"
-        self._changed = self._load()
+        self._stored = self._load()
+        self._changed = dict(self._stored)
 
     def _load(self) -> dict[str, _Kept]:
         try:
@@ -98,16 +103,33 @@ class SysctlLedger:
             return {}
 
     def _save(self) -> None:
-        if not self._changed:
-            self._file.unlink(missing_ok=True)
-            return
+        """Whole or not at all, and without a rest that keeps room. Raises StoreFailed."""
         beside = self._file.with_suffix(".new")
-        changed = {path: astuple(kept) for path, kept in self._changed.items()}
-        beside.write_text(json.dumps({"epoch": self._epoch, "changed": changed}))
-        beside.replace(self._file)
+        try:
+            if not self._changed:
+                self._file.unlink(missing_ok=True)
+            else:
+                changed = {path: astuple(kept) for path, kept in self._changed.items()}
+                beside.write_text(json.dumps({"epoch": self._epoch, "changed": changed}))
+                beside.replace(self._file)
+        except OSError as refusal:
+            with contextlib.suppress(OSError):  # what it said first counts
+                beside.unlink(missing_ok=True)
+            reason = f"{self._file}, with former settings, cannot be written ({refusal.strerror})"
+            raise StoreFailed(f"{reason}; nothing was changed") from refusal
+        self._stored = dict(self._changed)
+
+    def settle(self) -> None:
+        """What was restored stays so: it leaves the file. Where that has no room, a row too many does no harm."""
+        if self._changed == self._stored:
+            return
+        try:
+            self._save()
+        except StoreFailed as failure:
+            log.warning("%s", failure.detail)
 
     def set(self, path: str, value: str, first: Mapping[str, str] | None = None, present: Iterable[str] = ()) -> None:
-        """Sets a value; its former one is on disk before. Raises KernelRefused.
+        """Sets a value; its former one is on disk before. Raises KernelRefused, StoreFailed.
 
         first: settings that must have their values before this one, and go back after it; where ours stands
         already, those of them that are new.
@@ -118,14 +140,33 @@ class SysctlLedger:
         if current is None:
             write(path, value)  # refused with the kernel's own words
             return
+        kept = kept or self._unsettled(path, current, value)
         kept = kept or _Kept(current, value, _beside(path), present=tuple(present))
         new = {other: wanted for other, wanted in (first or {}).items() if current != value or other not in kept.first}
         before = {other: (former, wanted) for other, wanted in new.items() if (former := read(other))}
-        self._changed[path] = replace(kept, ours=value, first=before | kept.first)
-        self._save()
+        self._keep(path, replace(kept, ours=value, first=before | kept.first))
         for other, (_former, wanted) in before.items():
             write(other, wanted)
         write(path, value)
+
+    def _unsettled(self, path: str, current: str, value: str) -> _Kept | None:
+        """The row of a setting that was restored and is set again, for the change is taken back."""
+        kept = self._stored.get(path)
+        return kept if kept is not None and (kept.former, kept.ours) == (current, value) else None
+
+    def _keep(self, path: str, kept: _Kept) -> None:
+        """On disk too. Raises StoreFailed."""
+        former = self._changed.get(path)
+        self._changed[path] = kept
+        if self._stored.get(path) == kept:
+            return
+        try:
+            self._save()
+        except StoreFailed:
+            self._changed.pop(path)
+            if former is not None:
+                self._changed[path] = former
+            raise
 
     def restore(self, path: str) -> None:
         """Puts the former value back, unless it was as wanted from the first or somebody changed it since."""
@@ -148,8 +189,7 @@ class SysctlLedger:
 
     def forget(self, path: str) -> None:
         """Leaves a setting as it is for good."""
-        if self._changed.pop(path, None) is not None:
-            self._save()
+        self._changed.pop(path, None)
 
     def preceded(self, path: str) -> frozenset[str]:
         """The settings that go back with this one, which we changed."""

@@ -78,6 +78,9 @@ class Kernel(Host, Interface):
         used again. Its being gone already is as good.
         """
 
+    def settle(self) -> None:
+        """What was done stays: what was kept in case it is taken back may go."""
+
     def flush(self, forwards: Collection[PortForward]) -> None:
         """Forgets the flows of connectionless protocols to these host ports."""
 

@@ -32,7 +32,7 @@ from app.services.catalog import Catalog
 from app.services.context import Change, Context, Key
 from app.services.replies import Once, Reply, Uncommitted
 from app.store.repository import Mark, Repository
-from app.store.session import store_failed
+from app.store.session import require_room, store_failed
 
 log = logging.getLogger("bridgehead.worker")
 
@@ -163,7 +163,7 @@ class Requests:
 
     @contextmanager
     def _transaction(self) -> Iterator[Connection]:
-        """Rolled back unless committed. One that failed takes its connection along: what is left is not known."""
+        """Rolled back unless committed. The connection is kept: another one takes time, and room on the disk."""
         if self._connection is None:
             self._connection = self._engine.connect()
         connection = self._connection
@@ -171,12 +171,20 @@ class Requests:
             connection.begin()
             self.store.begin(connection)
             yield connection
-            connection.rollback()  # nothing, where it was committed
-        except SQLAlchemyError:
-            self._connection = None
-            connection.invalidate()
-            connection.close()
+            if connection.in_transaction():
+                connection.rollback()
+        except BaseException:
+            self._abandon(connection)
             raise
+
+    def _abandon(self, connection: Connection) -> None:
+        try:
+            connection.rollback()
+            connection.connection.rollback()  # a commit that failed may have left the driver within
+        except (SQLAlchemyError, self._engine.dialect.loaded_dbapi.Error):
+            self._connection = None
+            connection.invalidate()  # what is left of its transaction is not known
+            connection.close()
 
     def close(self) -> None:
         """Gives the connection back."""
@@ -254,6 +262,7 @@ class Requests:
             _require_allowed(job.once, job.service, context)
             return _Planned(job, context, Change("", ()), {}, reply)
         change = job.service(context)
+        require_room(self._engine)
         shown = {key: subject_of(self.store, key) for key in change.keys if key[0] in _SHOWN}
         return _Planned(job, context, change, shown)
 

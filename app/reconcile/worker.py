@@ -184,6 +184,7 @@ class Worker:
                 self._heal_safely()
             if self._pointed:
                 self._heal_found()
+            self._kernel.settle()
             self._busy_since = None
             batch, last = self._next_batch()
             self._busy_since = time.monotonic()

@@ -23,6 +23,10 @@ log = logging.getLogger("bridgehead.store")
 _BUSY_MS = 5000
 _READS = "bridgehead_reads"
 """An execution option: the transaction does not write, and waits for nobody who does."""
+ROOM = 64 << 10
+"""Bytes that must be free before a change: several commits, and what SQLite keeps beside them."""
+_TRIAL = ("PRAGMA synchronous=NORMAL", "BEGIN IMMEDIATE", "PRAGMA user_version=0", "COMMIT")
+"""A page is written, for nothing and without waiting for the disk."""
 _WORDS = "move it away to start with an empty one, or restore a backup"
 
 
@@ -180,23 +184,29 @@ def store_failed(failure: SQLAlchemyError) -> StoreFailed:
     return StoreFailed(f"the database refused the change ({reason}); nothing was changed")
 
 
+def require_room(engine: Engine) -> None:
+    """Before anything is touched: what is taken back is not always as it was. Raises StoreFailed on a full disk."""
+    path = str(engine.url.database)
+    try:
+        place = os.statvfs(path)
+    except OSError as refusal:
+        raise StoreFailed(f"{path} cannot be used ({refusal.strerror}); nothing was changed") from refusal
+    left = place.f_bfree * place.f_frsize
+    if left < ROOM:
+        raise StoreFailed(f"the disk of {path} is full: {left} bytes are free, {ROOM} needed; nothing was changed")
+
+
 def is_writable(engine: Engine) -> bool:
-    """Whether the database takes a write; that another one goes on just now is no obstacle."""
+    """Whether the database takes a write, and has room for a change; that another write goes on is no obstacle."""
     try:
-        connection = engine.raw_connection()
-    except (SQLAlchemyError, sqlite3.Error):
-        return False
-    try:
-        cursor = connection.cursor()
-        cursor.execute("PRAGMA busy_timeout=0")
-        cursor.execute("BEGIN IMMEDIATE")
-        cursor.execute("ROLLBACK")
+        require_room(engine)
+        # one of its own: those of the pool have other settings, and would not notice that the file is read-only now
+        opened = sqlite3.connect(str(engine.url.database), timeout=0, isolation_level=None)
+        with contextlib.closing(opened) as connection:
+            for statement in _TRIAL:
+                connection.execute(statement).close()
     except sqlite3.OperationalError as refusal:
         return refusal.sqlite_errorcode == sqlite3.SQLITE_BUSY
-    except sqlite3.Error:
+    except (StoreFailed, sqlite3.Error):
         return False
-    finally:
-        # not given back to the pool: its settings are not the others'
-        connection.invalidate()
-        connection.close()
     return True

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -10,6 +9,7 @@ from itertools import groupby
 from typing import Any
 
 from sqlalchemy import ClauseElement, Connection, Dialect, Table, bindparam, delete, insert, update
+from sqlalchemy.exc import DBAPIError
 from sqlmodel import SQLModel
 
 from app.store.mapping import Values
@@ -71,10 +71,16 @@ _STATEMENTS: dict[tuple[Any, ...], _Statement] = {}
 
 def send(connection: Connection, writes: list[Write]) -> None:
     """Carries them out, in this order as far as it matters. Raises SQLAlchemyError."""
+    dialect = connection.dialect
+    cursor = connection.connection.cursor()
     for _shape, group in groupby(_ordered(writes), key=lambda write: write.shape):
         rows = list(group)
-        statement = _statement(connection.dialect, rows[0])
-        connection.exec_driver_sql(statement.text, [statement.parameters(write) for write in rows])
+        statement = _statement(dialect, rows[0])
+        try:
+            cursor.executemany(statement.text, [statement.parameters(write) for write in rows])
+        except dialect.loaded_dbapi.Error as failure:
+            raise DBAPIError(statement.text, None, failure) from failure
+    cursor.close()
 
 
 def _ordered(writes: list[Write]) -> Iterator[Write]:
@@ -102,10 +108,6 @@ def _built(write: Write) -> ClauseElement:
 
 
 def _parameters(write: Write) -> Values:
-    keys = {f"key_{name}": write.values[name] for name in write.key} if write.verb is not Verb.INSERT else {}
-    return {name: _plain(value) for name, value in (write.values | keys).items()}
-
-
-def _plain(value: Any) -> Any:
-    """As a driver takes it: a JSON column's value is a text."""
-    return json.dumps(value) if isinstance(value, dict) else value
+    if write.verb is Verb.INSERT:
+        return write.values
+    return write.values | {f"key_{name}": write.values[name] for name in write.key}

@@ -406,3 +406,17 @@ def test_a_filter_that_became_strict_inside_is_loosened_again(sandbox, kernel):
     kernel.repair(RED)
     assert inside.sysctl("net/ipv4/conf/eth0/rp_filter") == "2"
     assert kernel.is_kept(RED)
+
+
+def test_a_pair_that_was_left_half_made_is_finished(sandbox, kernel):
+    """Killed before the inner end had its alias: its settings come before that."""
+    kernel.make(WEB, netns("red"), RED)
+    inside = sandbox.netns("red")
+    inside.exec(["ip", "link", "set", "eth0", "alias", ""])
+    sandbox.host.write_sysctl(f"net/ipv6/conf/{RED.host_ifname}/disable_ipv6", 0)
+    before = inside.exec(["cat", "/sys/class/net/eth0/ifindex"]).stdout
+    assert not kernel.is_kept(RED)
+    kernel.repair(RED)
+    assert kernel.is_kept(RED)
+    assert sandbox.host.sysctl(f"net/ipv6/conf/{RED.host_ifname}/disable_ipv6") == "1"
+    assert inside.exec(["cat", "/sys/class/net/eth0/ifindex"]).stdout == before

@@ -1,13 +1,17 @@
 """The host's settings: set when needed, put back when not, with all that the kernel rewrites beside them."""
 
+import errno
 import json
+import os
 import socket
 import struct
 from functools import partial
+from pathlib import Path
 
 import pytest
 from driven import driven, setting
 
+from app.model.errors import StoreFailed
 from app.sandbox import GATEWAY6, eventually
 
 FORWARD4, FORWARD6 = "net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"
@@ -123,6 +127,45 @@ def test_the_former_values_outlive_the_daemon(sandbox, tmp_path):
         kernel.remove(setting(FORWARD6))
     assert sandbox.host.sysctl("net/ipv6/conf/eth0/accept_ra") == "1"
     assert not (tmp_path / "sysctl.json").exists()
+
+
+def test_a_setting_is_taken_back_on_a_full_disk(sandbox, tmp_path, monkeypatch):
+    """Its row is in the file until what restored it is settled, so that nothing has to be written."""
+    file = tmp_path / "sysctl.json"
+    with driven(sandbox, tmp_path) as kernel:
+        kernel.make(setting(FORWARD4))
+        kept = file.read_bytes()
+        with monkeypatch.context() as full:
+            full.setattr(Path, "write_text", no_room)
+            kernel.remove(setting(FORWARD4))
+            assert sandbox.host.sysctl(FORWARD4) == "0"
+            kernel.make(setting(FORWARD4))
+        assert sandbox.host.sysctl(FORWARD4) == "1"
+        kernel.do("settle")
+        assert file.read_bytes() == kept
+        kernel.remove(setting(FORWARD4))
+        kernel.do("settle")
+        assert not file.exists()
+
+
+def no_room(path, text):
+    """write_text, but for settings themselves."""
+    if not path.is_relative_to("/proc"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    path.write_bytes(text.encode())
+
+
+def test_without_room_for_the_former_value_nothing_is_set(sandbox, tmp_path, monkeypatch):
+    with driven(sandbox, tmp_path) as kernel:
+        monkeypatch.setattr(Path, "write_text", no_room)
+        with pytest.raises(StoreFailed, match="No space left"):
+            kernel.make(setting(FORWARD4))
+        assert sandbox.host.sysctl(FORWARD4) == "0"
+        assert list(tmp_path.iterdir()) == []
+        monkeypatch.undo()
+        kernel.make(setting(FORWARD4))
+        kernel.remove(setting(FORWARD4))
+    assert sandbox.host.sysctl(FORWARD4) == "0"
 
 
 def test_a_file_of_an_older_daemon_is_understood(sandbox, tmp_path):

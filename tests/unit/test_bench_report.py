@@ -55,7 +55,7 @@ def test_table_goes_between_the_marks_of_the_page_and_nowhere_else():
 
 def test_figures_name_no_machine(samples):
     found = json.loads(report.figures([(Bench("one", "One", None), samples)]))
-    assert set(found) == {"linux", "cpus", "python", "disk", "benchmarks"}
+    assert set(found) == {"linux", "cpus", "python", "disk", "load", "benchmarks"}
     assert found["benchmarks"]["one"]["series"]["ours"]["median"] == 2.0
 
 

@@ -26,6 +26,7 @@ from app.sandbox import eventually
 from app.services import endpoints, networks, portmaps
 from app.services.catalog import Catalog
 from app.services.requests import EndpointCreate, NetworkCreate, NetworkPatch, PortmapCreate
+from app.store import session as session_module
 
 
 @pytest.fixture
@@ -206,6 +207,23 @@ def test_a_full_database_refuses_and_goes_on_serving(tmp_path):
     finally:
         world.worker.stop()
         world.engine.dispose()
+
+
+def test_without_room_the_kernel_is_not_touched(world, monkeypatch):
+    world.make()
+    before = world.kernel.snapshot(), dict(world.rules.items)
+    done = []
+    monkeypatch.setattr(world.kernel, "apply", done.append)
+    with monkeypatch.context() as full:
+        full.setattr(session_module, "ROOM", 1 << 60)
+        assert not session_module.is_writable(world.engine)
+        with pytest.raises(StoreFailed, match=r"is full: .* nothing was changed"):
+            world.do(networks.delete, ref="web", force=True)
+        with pytest.raises(NotFound):
+            world.do(networks.delete, ref="nothing", force=True)
+    assert done == []
+    assert (world.kernel.snapshot(), dict(world.rules.items)) == before
+    assert session_module.is_writable(world.engine)
 
 
 @pytest.mark.parametrize("written", [False, True])

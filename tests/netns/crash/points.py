@@ -16,17 +16,18 @@ from pathlib import Path
 from app.model.errors import KernelRefused
 
 FILE = "points"
-KILL, REFUSE = 1, 2
+KILL, REFUSE, REFUSE_ALL = 1, 2, 3
 _LAYOUT = struct.Struct("=qqqq")
 
 
 class Board:
-    """Shared by daemon and test: how many points and operations there were, and at which one what happens."""
+    """Beside the state directory, shared by daemon and test: how many points and operations there were, and what
+    happens at which one.
+    """
 
     def __init__(self, state_dir):
-        path = Path(state_dir) / FILE
+        path = Path(state_dir).with_name(FILE)
         if not path.exists():
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             path.write_bytes(bytes(_LAYOUT.size))
         with open(path, "r+b") as file:
             self._memory = mmap.mmap(file.fileno(), _LAYOUT.size)
@@ -53,7 +54,7 @@ class Board:
         self._write(points, operations, target, action)
         if action == KILL and points == target:
             os.kill(os.getpid(), signal.SIGKILL)
-        if action == REFUSE and operation and operations == target:
+        if operation and (action == REFUSE_ALL or (action == REFUSE and operations == target)):
             raise KernelRefused(errno.ENOMEM, asked, "injected by a test")
 
 
@@ -108,3 +109,47 @@ def run(settings):
 
     install(Board(settings.state_dir), iptables=settings.firewall == "iptables")
     return main.run(settings)
+
+
+def notices_late(settings):
+    """It does not look for room before a change: so the kernel is changed, and then a write fails somewhere."""
+    from app.reconcile import batch
+
+    batch.require_room = lambda _engine: None
+    return run(settings)
+
+
+def checkpoints(settings):
+    """The same, and each commit is followed by a checkpoint: the database's own file is written all the time."""
+    from sqlalchemy import event
+
+    from app import main
+
+    open_database = main.open_database
+
+    def opened(url):
+        engine = open_database(url)
+        event.listen(engine, "connect", lambda raw, _record: raw.execute("PRAGMA wal_autocheckpoint=1").close())
+        engine.dispose()
+        return engine
+
+    main.open_database = opened
+    return notices_late(settings)
+
+
+def impatient(settings):
+    """It tries again after 50 ms first, instead of 5 s, and logs how long it will wait each time."""
+    import logging
+
+    from app.reconcile import worker
+
+    worker._HEAL_AGAIN = 0.05
+    schedule = worker.Worker._schedule
+
+    def told(self, lacking):
+        schedule(self, lacking)
+        if lacking:
+            logging.getLogger("bridgehead.worker").info("tried again in %g s", self._patience)
+
+    worker.Worker._schedule = told
+    return run(settings)

@@ -1,12 +1,16 @@
 """The kernel refuses each operation in turn: the request fails and changes nothing, and the same request works then."""
 
+import re
+import time
 from contextlib import ExitStack
 
 import pytest
 from crash.history import HISTORY, view
-from crash.points import REFUSE
-from crash.victim import BACKENDS, Victim
-from world import refused
+from crash.points import REFUSE, REFUSE_ALL
+from crash.victim import BACKENDS, IMPATIENT, Victim
+from world import endpoint, get, network, portmap, refused
+
+from app.sandbox import eventually
 
 
 class Refused(Victim):
@@ -41,3 +45,43 @@ def test_refused_at_every_operation(firewall, figure):
         victim.host_becomes(victim.untouched)
         victim.nothing_to_heal()
     figure(f"{times} operations of {len(HISTORY)} kinds of request refused in turn, each undone and told")
+
+
+_DAMAGE = {
+    "bridge": ["ip", "link", "delete", "web"],
+    "setting": ["sysctl", "-w", "net.ipv4.conf.web.route_localnet=0"],
+    "inner link": ["ip", "netns", "exec", "red", "ip", "link", "delete", "eth0"],
+}
+
+
+@pytest.mark.parametrize("damage", _DAMAGE)
+@pytest.mark.parametrize("firewall", BACKENDS)
+def test_healing_that_is_refused_is_tried_less_and_less_often(firewall, damage, figure):
+    with ExitStack() as stack:
+        victim = Victim(stack, firewall, IMPATIENT)
+        network(victim.api)
+        endpoint(victim.api, "red")
+        portmap(victim.api)
+        whole, told = victim.state(), len(victim.daemon.log())
+        victim.board.aim(REFUSE_ALL, 0)
+        first = victim.board.read()[1]
+        victim.sandbox.host.exec(_DAMAGE[damage])
+
+        def waits():
+            return [float(found) for found in re.findall(r"tried again in (\S+) s", victim.daemon.log()[told:])]
+
+        tried = eventually(lambda: waits() if len(waits()) >= 5 else None, timeout=20.0, what="five passes in vain")
+        shown = [one["status"] for kind in ("networks", "endpoints", "portmaps") for one in get(victim.api, kind)]
+        assert any(one["state"] != "ready" and "injected by a test" in one["message"] for one in shown), shown
+        refusals = victim.board.read()[1] - first
+        assert refusals >= 5
+        victim.board.rest()
+        start = time.monotonic()
+        victim.host_becomes(whole[2])
+        eventually(lambda: view(victim.api) == whole[0], what="everything ready")
+        assert tried == sorted(tried)
+        assert [tried[at + 1] / tried[at] for at in range(len(tried) - 1) if tried[at] != tried[at + 1]][:3] == [2] * 3
+        figure(
+            f"{refusals} operations refused, tried again after {', '.join(f'{wait:g}' for wait in tried)} s; "
+            f"right {time.monotonic() - start:.2f} s after the kernel relented"
+        )

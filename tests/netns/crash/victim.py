@@ -9,33 +9,43 @@ from crash.points import KILL, Board
 
 from app.sandbox import Sandbox, eventually, snapshot
 
-ENTRY = ("tests.netns.crash.points:run", "app.settings:Settings")
+ENTRY, LATE, CHECKPOINTS, IMPATIENT = (
+    (f"tests.netns.crash.points:{name}", "app.settings:Settings")
+    for name in ("run", "notices_late", "checkpoints", "impatient")
+)
 _LINK_LOCAL = ("addresses", "routes")
-_NAMESPACE_MARK = re.compile(r"(: lo - .* alias bridgehead:).*")
+_MAKER = re.compile(r"(?<=: lo - up mtu 65536 group 0 alias bridgehead:)\S+")
 BACKENDS = ("nftables", "iptables")
+WHOLE = range(len(HISTORY))
+"""All steps of the history."""
 
 
 def host_of(sandbox):
-    """All of the host but what the kernel gives a bridge by itself when its first port comes up."""
+    """All of the host but what the kernel gives a bridge by itself when its first port comes up, and who made what."""
     found = snapshot(sandbox)
     kept = {field: tuple(line for line in getattr(found, field) if "fe80::" not in line) for field in _LINK_LOCAL}
-    # a namespace that is made anew bears the mark of the one who needs it now
-    kept["links"] = tuple(_NAMESPACE_MARK.sub(r"\1", line) for line in found.links)
-    return replace(found, **kept, firewall=tuple(sorted(found.firewall)))  # networks stand in any order in a chain
+    # a namespace that is made again has another of its endpoints for its maker
+    links = tuple(_MAKER.sub("", line) for line in found.links)
+    firewall = tuple(sorted(found.firewall))  # networks stand in any order in a chain
+    return replace(found, **kept, links=links, firewall=firewall)
 
 
 class Victim:
     """Its host is the same again whenever it has nothing."""
 
-    def __init__(self, stack, firewall):
+    def __init__(self, stack, firewall, entry=ENTRY):
         self.firewall = firewall
         self.sandbox = stack.enter_context(Sandbox(ipv6=True))
-        self.daemon = self.sandbox.daemon(firewall=firewall, entry=ENTRY)
+        self.daemon = self.sandbox.daemon(firewall=firewall, entry=entry)
+        self.place(stack)
         self.board = Board(self.daemon.state_dir)
         self.untouched = host_of(self.sandbox)
         self.daemon.start()
         self.api = self.daemon.client
         self.kills = 0
+
+    def place(self, _stack):
+        """Where the state directory is to be."""
 
     def play(self, steps):
         """Without any harm."""
@@ -70,12 +80,19 @@ class Victim:
         except httpx.TransportError:
             self.daemon.exit_code()
             self.board.rest()
-            self.daemon.start()
+            self.revive()
             self.kills += 1
             return True
         self.board.rest()
-        assert answer.is_success, answer.text
+        self.survived(step, answer)
         return False
+
+    def revive(self):
+        self.daemon.start()
+
+    def survived(self, _step, answer):
+        """What becomes of a step that nobody killed."""
+        assert answer.is_success, answer.text
 
     def nothing_to_heal(self):
         """Another start changes nothing."""
@@ -84,10 +101,11 @@ class Victim:
         assert "healed" not in self.daemon.log()[told:], self.daemon.log()[told:]
 
 
-def kill_at_points(victim, stride):
-    """In each step, at every `stride`-th point: what was acknowledged stays, the rest is whole or not there."""
+def kill_at_points(victim, stride, part=WHOLE):
+    """In each step of a part, at every `stride`-th point: what was acknowledged stays, the rest is whole or not."""
     steps = list(HISTORY.items())
-    for number, (name, step) in enumerate(steps):
+    victim.play(steps[: part.start])
+    for number, (name, step) in list(enumerate(steps))[part.start : part.stop]:
         before = victim.state()
         distance = 1
         while True:
@@ -104,7 +122,7 @@ def kill_at_points(victim, stride):
                 raise
             distance += stride
         victim.nothing_to_heal()
-    victim.host_becomes(victim.untouched)
+    victim.clear()
 
 
 def _as_before(victim, before):

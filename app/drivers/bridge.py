@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_interface, ip_network
+from ipaddress import IPv4Interface, IPv6Interface, ip_network
 
 from app.model import ipam
 from app.model.errors import AddressOutsideSubnet, Invalid
@@ -75,7 +75,8 @@ class BridgeDriver:
 
 
 def _interface(address: IPAddress, plan: AddressPlan) -> IPInterface:
-    return ip_interface(f"{address}/{plan.subnet.prefixlen}")
+    kind = IPv4Interface if address.version == 4 else IPv6Interface
+    return kind((int(address), plan.subnet.prefixlen))
 
 
 def _check_plan(plan: AddressPlan, suffix: str) -> None:

@@ -133,6 +133,7 @@ class Requests:
         self._kernel = kernel
         self._executor = executor
         self._watchlist = watchlist
+        self._connection: Connection | None = None
         self.dead: dict[str, str] = {}
         self.applied: Applied = {}
         self.stale = False
@@ -155,20 +156,40 @@ class Requests:
             done = []
         for group in done:
             self._publish(group)
+        for group in done:
+            self._executor.tell(group.outcome)
         self.stale |= self._executor.stuck
         return again
 
     @contextmanager
     def _transaction(self) -> Iterator[Connection]:
-        """Rolled back unless committed."""
-        with self._engine.connect() as connection:
+        """Rolled back unless committed. The connection is kept: another one takes time, and room on the disk."""
+        if self._connection is None:
+            self._connection = self._engine.connect()
+        connection = self._connection
+        try:
             connection.begin()
             self.store.begin(connection)
-            try:
-                yield connection
-            except SQLAlchemyError:
-                _abandon(connection)
-                raise
+            yield connection
+            if connection.in_transaction():
+                connection.rollback()
+        except BaseException:
+            self._abandon(connection)
+            raise
+
+    def _abandon(self, connection: Connection) -> None:
+        try:
+            connection.rollback()
+            connection.connection.rollback()  # a commit that failed may have left the driver within
+        except (SQLAlchemyError, self._engine.dialect.loaded_dbapi.Error):
+            self._connection = None
+            connection.invalidate()  # what is left of its transaction is not known
+            connection.close()
+
+    def close(self) -> None:
+        """Gives the connection back."""
+        if self._connection is not None:
+            self._connection.close()
 
     def _commit(self, connection: Connection) -> None:
         """Raises SQLAlchemyError where it may not have been one."""
@@ -311,14 +332,6 @@ class Requests:
         publish_statuses(self._catalog, group.rendered, group.outcome.refused, self._executor.hindrance)
         for one in group.planned:
             one.job.answer.set_result(one.reply or one.subject)
-
-
-def _abandon(connection: Connection) -> None:
-    """Keeps the connection where it can: to open another one takes room, which a full disk has not."""
-    try:
-        connection.rollback()
-    except SQLAlchemyError:
-        connection.invalidate()  # what is left of its transaction is not known
 
 
 def _turn_down(job: Job, failure: Exception, again: list[Job]) -> None:

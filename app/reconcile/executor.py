@@ -23,14 +23,17 @@ from app.reconcile.render import Subject
 log = logging.getLogger("bridgehead.kernel")
 
 _WELL = (State.READY, "")
+_TOLD_AT_ONCE = 32
+"""Commands in one line of the log."""
 
 
 @dataclass(slots=True)
 class Outcome:
-    """What was done, and what was refused and left so: see `Executor.run`."""
+    """What was done, and what was refused and left so: see `Executor.run`. untold: what the log does not say yet."""
 
     done: list[Op] = field(default_factory=list)
     refused: list[tuple[Op, BridgeheadError]] = field(default_factory=list)
+    untold: list[Op | list[str]] = field(default_factory=list)
 
 
 class Executor:
@@ -81,8 +84,9 @@ class Executor:
     def run(self, ops: Sequence[Op], own: Collection[str] | None = None) -> Outcome:
         """All of them; or none, where making or changing something is refused, and the refusal raised.
 
-        Removing goes on past a refusal, which stands in the outcome. So does what is in a namespace that is
-        gone, where it belongs to another object than `own`, the ids of those that are being changed.
+        The caller has the log say so: `tell`. Removing goes on past a refusal, which stands in the outcome. So does
+        what is in a namespace that is gone, where it belongs to another object than `own`, the ids of those that are
+        being changed.
         """
         outcome = Outcome()
         try:
@@ -90,9 +94,18 @@ class Executor:
                 self._run_group(group, outcome, own)
             self._flush(outcome.done)
         except BaseException:
+            self.tell(outcome)
             self.undo(outcome.done)
             raise
         return outcome
+
+    def tell(self, outcome: Outcome) -> None:
+        """Has the log say what was done, as commands that one could have typed; once."""
+        untold, outcome.untold = outcome.untold, []
+        if log.isEnabledFor(logging.INFO):
+            lines = [line for step in untold for line in (commands(step) if isinstance(step, Op) else step)]
+            for start in range(0, len(lines), _TOLD_AT_ONCE):
+                log.info("%s", "; ".join(lines[start : start + _TOLD_AT_ONCE]))
 
     def run_each(self, ops: Sequence[Op]) -> Outcome:
         """As many of them as the kernel takes: for healing, where one object must not hold up the others."""
@@ -100,6 +113,7 @@ class Executor:
         for group in _groups(ops):
             for part in [group] if _departs(group[0]) else [[op] for op in group]:
                 self._run_alone(part, outcome)
+        self.tell(outcome)
         self.flush(_forwards(outcome.done))
         return outcome
 
@@ -118,12 +132,14 @@ class Executor:
 
     def undo(self, done: Sequence[Op]) -> None:
         """Takes operations back, in an order that is safe for that; goes on past a failure, and says so."""
+        undone = Outcome()
         for group in _groups(inverse(done), together=False):
             try:
-                self._run_group(group, Outcome(), None)
+                self._run_group(group, undone, None)
             except Exception:
                 self.stuck = True
                 log.exception("cannot undo %s", _keys(group))
+        self.tell(undone)
         self.flush(_forwards(done))
 
     def flush(self, forwards: list[PortForward]) -> None:
@@ -146,13 +162,13 @@ class Executor:
     def _run_group(self, group: list[Op], outcome: Outcome, own: Collection[str] | None) -> None:
         try:
             if isinstance(group[0].item, FirewallItem):
-                told = self._firewall.apply(group)
+                outcome.untold.append(self._firewall.apply(group))
             else:
                 if len(group) > 1:
                     group = self._remove(group, outcome)
                 else:
                     self._kernel.apply(group[0])
-                told = [line for op in group for line in commands(op)] if log.isEnabledFor(logging.INFO) else []
+                outcome.untold += group
         except BridgeheadError as refusal:
             if not _tolerable(group[0], refusal, own):
                 raise
@@ -160,8 +176,6 @@ class Executor:
             return
         outcome.done += group
         self.progress()
-        for line in told:
-            log.info("%s", line)
 
     def _remove(self, group: list[Op], outcome: Outcome) -> list[Op]:
         """Those that are gone."""

@@ -190,6 +190,7 @@ class Worker:
             self._busy_since = time.monotonic()
             if batch:
                 self._run(batch)
+        self._requests.close()
         self._kernel.close()
 
     def _next_batch(self) -> tuple[list[Job], bool]:

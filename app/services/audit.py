@@ -55,21 +55,27 @@ def refused(who: str, method: str, path: str, code: str, detail: str) -> None:
 
 
 def _write(**members: Any) -> None:
-    log.info("%s", json.dumps({"at": datetime.now(UTC).isoformat(timespec="milliseconds"), **members}))
+    at = datetime.now(UTC).isoformat(timespec="milliseconds")
+    log.info("%s", json.dumps({"at": at, **members}, default=_plain))
 
 
 def _fields(value: Any) -> dict[str, Any]:
-    return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    return {name: getattr(value, name) for name in _names(type(value))}
+
+
+_NAMES: dict[type, tuple[str, ...]] = {}
+
+
+def _names(kind: type) -> tuple[str, ...]:
+    if kind not in _NAMES:
+        _NAMES[kind] = tuple(field.name for field in dataclasses.fields(kind))
+    return _NAMES[kind]
 
 
 def _plain(value: Any) -> Any:
-    """As JSON has it."""
-    if value is None or isinstance(value, bool | int | str):
-        return value
+    """What JSON has no form for."""
     if isinstance(value, datetime):
         return value.isoformat()
     if isinstance(value, Mapping):
-        return {str(key): _plain(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
+        return dict(value)
     return _fields(value) if dataclasses.is_dataclass(value) else str(value)

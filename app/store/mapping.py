@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from ipaddress import ip_address, ip_network
 from typing import Any
@@ -77,6 +79,11 @@ def _plan_of(subnet: str, gateway: str | None, ip_range: str) -> AddressPlan:
     return AddressPlan(ip_network(subnet), _address(gateway), ip_network(ip_range))
 
 
+def _json(labels: Mapping[str, str]) -> str:
+    """As the driver takes it."""
+    return json.dumps(dict(labels)) if labels else "{}"
+
+
 def _address(text: str | None) -> IPAddress | None:
     return ip_address(text) if text is not None else None
 
@@ -111,7 +118,7 @@ def network_values(network: Network) -> Values:
         "masquerade": network.masquerade,
         "snat_address": _text(network.snat_address),
         "spoof_protection": network.spoof_protection,
-        "labels": dict(network.labels),
+        "labels": _json(network.labels),
         "created_at": to_text(network.created_at),
         "updated_at": to_text(network.updated_at),
     }
@@ -157,7 +164,7 @@ def endpoint_values(endpoint: Endpoint) -> Values:
         "host_ifname": endpoint.host_ifname,
         "default_route": endpoint.default_route,
         "default_route_at": to_text(endpoint.default_route_at) if endpoint.default_route_at else None,
-        "labels": dict(endpoint.labels),
+        "labels": _json(endpoint.labels),
         "uid": endpoint.uid,
         "created_at": to_text(endpoint.created_at),
         "updated_at": to_text(endpoint.updated_at),
@@ -188,7 +195,7 @@ def portmap_values(portmap: Portmap) -> Values:
         "host_port": portmap.host_port,
         "target_port": portmap.target_port,
         "count": portmap.count,
-        "labels": dict(portmap.labels),
+        "labels": _json(portmap.labels),
         "created_at": to_text(portmap.created_at),
         "updated_at": to_text(portmap.updated_at),
     }

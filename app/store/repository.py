@@ -5,6 +5,7 @@ The worker keeps one for as long as it runs. Who changes it and does not commit 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -207,7 +208,7 @@ class Repository(Memory):
         """The answer kept under a key, unless it is older."""
         for write in reversed(self._writes):
             if write.row is KeptAnswerRow and write.verb is Verb.INSERT and _is_of(write.values, scope, key):
-                return _kept(write.values)
+                return _kept(write.values | {"headers": json.loads(write.values["headers"])})
         kept = table_of(KeptAnswerRow)
         query = select(kept).where(kept.c.scope == scope, kept.c.key == key)
         row = self._connection.execute(query).first()
@@ -227,7 +228,7 @@ class Repository(Memory):
             "fingerprint": answer.fingerprint,
             "status": answer.status,
             "body": answer.body,
-            "headers": dict(answer.headers),
+            "headers": json.dumps(dict(answer.headers)),
             "created_at": mapping.to_text(now),
         }
         self._write(Verb.INSERT, KeptAnswerRow, values | told)

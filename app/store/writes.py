@@ -8,8 +8,8 @@ from enum import Enum, auto
 from itertools import groupby
 from typing import Any
 
-from sqlalchemy import Connection, Table, bindparam, delete, insert, update
-from sqlalchemy.sql.expression import Executable
+from sqlalchemy import ClauseElement, Connection, Dialect, Table, bindparam, delete, insert, update
+from sqlalchemy.exc import DBAPIError
 from sqlmodel import SQLModel
 
 from app.store.mapping import Values
@@ -53,14 +53,34 @@ def table_of(row: type[SQLModel]) -> Table:
     return SQLModel.metadata.tables[str(row.__tablename__)]
 
 
-_STATEMENTS: dict[tuple[Any, ...], Executable] = {}
+@dataclass(frozen=True, slots=True)
+class _Statement:
+    """Compiled once, for SQLAlchemy's own way of executing takes longer than the database. names: its parameters."""
+
+    text: str
+    names: tuple[str, ...] | None
+
+    def parameters(self, write: Write) -> Any:
+        """As the driver takes them: in order, or by name."""
+        values = _parameters(write)
+        return values if self.names is None else tuple(values[name] for name in self.names)
+
+
+_STATEMENTS: dict[tuple[Any, ...], _Statement] = {}
 
 
 def send(connection: Connection, writes: list[Write]) -> None:
     """Carries them out, in this order as far as it matters. Raises SQLAlchemyError."""
+    dialect = connection.dialect
+    cursor = connection.connection.cursor()
     for _shape, group in groupby(_ordered(writes), key=lambda write: write.shape):
         rows = list(group)
-        connection.execute(_statement(rows[0]), [_parameters(write) for write in rows])
+        statement = _statement(dialect, rows[0])
+        try:
+            cursor.executemany(statement.text, [statement.parameters(write) for write in rows])
+        except dialect.loaded_dbapi.Error as failure:
+            raise DBAPIError(statement.text, None, failure) from failure
+    cursor.close()
 
 
 def _ordered(writes: list[Write]) -> Iterator[Write]:
@@ -68,18 +88,19 @@ def _ordered(writes: list[Write]) -> Iterator[Write]:
         yield from sorted(run, key=lambda write: write.order)
 
 
-def _statement(write: Write) -> Executable:
-    """Kept: SQLAlchemy knows an object that it has compiled before."""
-    statement = _STATEMENTS.get(write.shape)
-    if statement is None:
-        statement = _STATEMENTS[write.shape] = _built(write)
-    return statement
+def _statement(dialect: Dialect, write: Write) -> _Statement:
+    shape = (dialect.name, *write.shape)
+    if shape not in _STATEMENTS:
+        compiled = dialect.statement_compiler(dialect, _built(write))
+        names = tuple(compiled.positiontup or ()) if compiled.positional else None
+        _STATEMENTS[shape] = _Statement(str(compiled), names)
+    return _STATEMENTS[shape]
 
 
-def _built(write: Write) -> Executable:
+def _built(write: Write) -> ClauseElement:
     table = table_of(write.row)
     if write.verb is Verb.INSERT:
-        return insert(table)
+        return insert(table).values({name: bindparam(name) for name in write.values})
     where = [table.c[name] == bindparam(f"key_{name}") for name in write.key]
     if write.verb is Verb.DELETE:
         return delete(table).where(*where)
@@ -87,8 +108,6 @@ def _built(write: Write) -> Executable:
 
 
 def _parameters(write: Write) -> Values:
-    """SQLAlchemy keeps the columns' own names for what is set."""
     if write.verb is Verb.INSERT:
         return write.values
-    keys = {f"key_{name}": write.values[name] for name in write.key}
-    return keys if write.verb is Verb.DELETE else write.values | keys
+    return write.values | {f"key_{name}": write.values[name] for name in write.key}

@@ -100,10 +100,8 @@ def test_a_failing_commit_takes_the_kernel_back(world):
 def test_a_read_only_database_changes_nothing(world):
     world.make()
     before = view(world)
-    from sqlalchemy import event
-
-    world.engine.dispose()
-    event.listen(world.engine, "connect", lambda raw, _record: raw.execute("PRAGMA query_only=ON").close())
+    connection = world.worker._requests._connection.connection.driver_connection
+    connection.execute("PRAGMA query_only=ON").close()
     with pytest.raises(StoreFailed, match="readonly"):
         world.do(endpoints.create, request=EndpointCreate(network="web", namespace="blue"))
     assert view(world) == before

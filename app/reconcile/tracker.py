@@ -129,7 +129,8 @@ class Tracker:
             self._take_neighbour(raw)
         elif kind == RTM_NEWNETCONF and nsid is None:
             index = netconf_index(raw)
-            self._settings |= index == EVERY_LINK or index in self._ports
+            # an endpoint's own link has no setting that is looked at, and with each new one such an event comes
+            self._settings |= index == EVERY_LINK or isinstance(self._wanted((None, index)), Bridge)
 
     def _remember(self, link: Link) -> None:
         """A link that lost its mark is still watched for whose it was."""

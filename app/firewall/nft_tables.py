@@ -28,8 +28,8 @@ class NftTables:
     def __init__(self, *families: Family) -> None:
         self._families = families
         self._items: dict[ItemKey, FirewallItem] = {}
-        self._held: Counter[Element] = Counter()
-        self._sizes: Counter[Family] = Counter()
+        self._held: dict[Element, int] = {}
+        self._sizes: dict[Family, int] = dict.fromkeys(families, 0)
         self._kernel = Nfnetlink()
         self._nft: Libnftables | None = None
         self._generation = 0
@@ -42,13 +42,18 @@ class NftTables:
         """
         old = [self._items[key] for key in change if key in self._items]
         new = [item for item in change.values() if item is not None]
-        delta = Counter(_elements(new))
-        delta.subtract(_elements(old))
-        gone = [one for one, count in delta.items() if count < 0 and self._held[one] + count == 0]
-        added = [one for one, count in delta.items() if count > 0 and self._held[one] == 0]
+        # by hand: of a Counter's methods most cost more than what they do here
+        delta: dict[Element, int] = {}
+        for sign, side in ((1, new), (-1, old)):
+            for one in _elements(side):
+                delta[one] = delta.get(one, 0) + sign
+        held = self._held.get
+        gone = [one for one, count in delta.items() if count < 0 and held(one, 0) + count == 0]
+        added = [one for one, count in delta.items() if count > 0 and one not in self._held]
         sizes = self._sizes.copy()
-        sizes.subtract(one.family for one in gone)
-        sizes.update(one.family for one in added)
+        for sign, changed in ((1, added), (-1, gone)):
+            for one in changed:
+                sizes[one.family] += sign
         coming = [family for family in self._families if sizes[family] and not self._sizes[family]]
         going = [family for family in self._families if self._sizes[family] and not sizes[family]]
         commands = self._commands(coming, going, gone, added)
@@ -64,15 +69,16 @@ class NftTables:
         self._adopt(change, delta, sizes)
         return [f"nft {command}" for command in commands]
 
-    def _adopt(self, change: Change, delta: Counter[Element], sizes: Counter[Family]) -> None:
+    def _adopt(self, change: Change, delta: dict[Element, int], sizes: dict[Family, int]) -> None:
         for key, item in change.items():
             if item is None:
                 self._items.pop(key, None)
             else:
                 self._items[key] = item
         for element, count in delta.items():
-            self._held[element] += count
-            if not self._held[element]:
+            if left := self._held.get(element, 0) + count:
+                self._held[element] = left
+            elif count:
                 del self._held[element]
         self._sizes = sizes
 
@@ -160,8 +166,8 @@ class NftTables:
         """
         wanted = {item.key: item for item in items}
         found = self._mend(wanted.values())
-        self._items, self._held = wanted, Counter(_elements(wanted.values()))
-        self._sizes = Counter(one.family for one in self._held)
+        self._items, self._held = wanted, dict(Counter(_elements(wanted.values())))
+        self._sizes = dict.fromkeys(self._families, 0) | Counter(one.family for one in self._held)
         return found
 
     def _mend(self, items: Iterable[FirewallItem]) -> list[str]:

@@ -57,6 +57,7 @@ class LinuxKernel:
         self._rtnl = Rtnl()
         self._mirror = HostMirror()
         self._ports = ports.PortReservations()
+        self._flows = conntrack.Flows()
         self._ledger = sysctl.SysctlLedger(state_dir / "sysctl.json")
         self._known = KnownNamespaces()
         self._announcer = Announcer()
@@ -72,6 +73,7 @@ class LinuxKernel:
         self._announcer.close()
         self._removal.close()
         self._ports.close()
+        self._flows.close()
         self._mirror.close()
         self._rtnl.close()
         self._namespaces.close()
@@ -174,11 +176,11 @@ class LinuxKernel:
         concerned = [forward for forward in forwards if conntrack.needs_flush(forward)]
         if concerned:
             self._mirror.refresh()
-            conntrack.flush(concerned, self._mirror.holds_address)
+            self._flows.flush(concerned, self._mirror.holds_address)
 
     def flush_into(self, subnets: Collection[IPNetwork]) -> None:
         self._mirror.refresh()
-        conntrack.flush_into(subnets, self._mirror.holds_address)
+        self._flows.flush_into(subnets, self._mirror.holds_address)
 
     def _netns(self, op: Op) -> None:
         match op.before, op.after:

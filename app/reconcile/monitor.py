@@ -23,8 +23,8 @@ from app.services.context import Key
 
 log = logging.getLogger("bridgehead.monitor")
 
-GATHER = 0.003
-"""Seconds that events are collected for, so that one command of somebody's is one look."""
+GATHER = 0.01
+"""Seconds that events are collected for, so that one command of somebody's is one look, and a request of ours none."""
 PERIOD = 0.4
 """Seconds from one look at what gives no events to the next."""
 OTHERS_AGAIN = 2.0

@@ -259,14 +259,18 @@ class LinuxKernel:
         if not only or not all(isinstance(item, Sysctl) for item in wanted):
             self._mirror.refresh()
         ports = {item.key for item in wanted if isinstance(item, HostPort)}
-        return [
-            *self._observer.links(wanted, only=only),
-            *self._observer.namespaces(wanted, only=only),
-            *(self._ports.held_of(ports) if only else self._ports.held()),
-            *self._observer.routes(wanted),
-            *self._observed_settings(wanted, only=only),
-            *self._observer.loopback_routes(wanted, only=only),
-        ]
+        self._observer.begin(wanted)
+        try:
+            return [
+                *self._observer.links(wanted, only=only),
+                *self._observer.namespaces(wanted, only=only),
+                *(self._ports.held_of(ports) if only else self._ports.held()),
+                *self._observer.routes(wanted),
+                *self._observed_settings(wanted, only=only),
+                *self._observer.loopback_routes(wanted, only=only),
+            ]
+        finally:
+            self._observer.end()
 
     def _observed_settings(self, wanted: list[Item], *, only: bool) -> Iterator[Sysctl]:
         settings = {item.path: item for item in wanted if isinstance(item, Sysctl)}

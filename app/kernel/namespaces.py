@@ -8,7 +8,7 @@ import os
 import stat
 import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -184,8 +184,8 @@ class KnownNamespaces:
     def __init__(self) -> None:
         self._known: dict[Identity, tuple[NetnsRef, str]] = {}
 
-    def remember(self, descriptor: int, ref: NetnsRef, key: str) -> None:
-        self._known[identity(descriptor)] = (ref, key)
+    def remember(self, place: Identity, ref: NetnsRef, key: str) -> None:
+        self._known[place] = (ref, key)
 
     def key_of(self, ref: NetnsRef, wanted: Identity) -> str | None:
         """None where we were not, as far as we know. ref: what leads there now."""
@@ -426,14 +426,16 @@ class Namespaces:
         else:
             self.others.discard(name)
 
-    def marked(self) -> Iterator[tuple[str, str]]:
-        """Name and mark of every namespace that a daemon of this host made; clears what one left half-made."""
-        if not RUN_NETNS.is_dir():
-            return
-        for entry in sorted(RUN_NETNS.iterdir()):
-            if self._is_placeholder(entry.name):
-                entry.unlink()
+    def marked(self, known: Mapping[str, str | None] | None = None) -> Iterator[tuple[str, str]]:
+        """Name and mark of every namespace that a daemon of this host made; clears what one left half-made.
+
+        known: the marks that were read just now, by name.
+        """
+        seen = known or {}
+        for name in sorted(os.listdir(RUN_NETNS)) if RUN_NETNS.is_dir() else ():
+            if name not in seen and self._is_placeholder(name):
+                (RUN_NETNS / name).unlink()
                 continue
-            owner = self.owner(entry.name)
+            owner = seen[name] if name in seen else self.owner(name)
             if owner is not None:
-                yield entry.name, owner
+                yield name, owner

@@ -153,8 +153,9 @@ class Monitor:
         if ready & set(self._namespaces.processes()):
             kinds.add(NetnsKind.PID)
         changed = self._namespaces.look(*kinds)
-        members = self._watchlist.namespaces() if changed or timer else {}
-        if timer and self._watchlist.version != self._version:
+        renewed = timer and self._watchlist.version != self._version
+        members = self._watchlist.namespaces() if changed or renewed else {}
+        if renewed:
             self._version, dead = self._watchlist.version, self._watchlist.dead
             new = self._namespaces.keep(members.keys())
             changed |= {ref for ref, there in new.items() if there == any(key[1] in dead for key in members[ref])}

@@ -136,7 +136,7 @@ def test_docker_that_starts_later_is_seen_by_the_next_full_pass(sandbox):
     load(sandbox, "iptables-nft-restore", DOCKER)
     eventually(lambda: "-i web" in sandbox.host.exec(["iptables-nft", "-S", "DOCKER-USER"]).stdout)
     passes(sandbox)
-    assert status(daemon.client)["state"] == "ready"
+    eventually(lambda: status(daemon.client)["state"] == "ready")
 
 
 def test_ufw_with_legacy_iptables_is_passed_by_our_jump(sandbox):

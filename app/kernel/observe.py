@@ -6,8 +6,9 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 
 from app.kernel.mirror import HostMirror
-from app.kernel.namespaces import KnownNamespaces, Namespaces, opened
+from app.kernel.namespaces import Namespaces
 from app.kernel.netlink import Rtnl
+from app.kernel.nsfiles import KnownNamespaces, opened
 from app.kernel.parse import Link
 from app.kernel.settings import filters_strictly, ipv6_is_on
 from app.kernel.wire import ADDRESS_PROTOCOL, ROUTE_PROTOCOL

@@ -47,7 +47,7 @@ class IptablesFirewall:
         self._wanted: Counter[Placed] = Counter()
         self._chains: Counter[_Chain] = Counter()
         self._left: legacy.Outlines = {}
-        self._contents: legacy.Outlines | None = None
+        self._contents: legacy.Outlines = {}
 
     @staticmethod
     def require() -> None:
@@ -83,16 +83,16 @@ class IptablesFirewall:
         return self._adopt(new, delta)
 
     def _note(self) -> None:
-        """Remembers how the tables are now; what is in them is looked at when there is time, in `changed`."""
-        self._left, self._contents = legacy.outlines(_NAMES), None
+        """Remembers how the tables are now: a rule that is replaced before the first look must show in it."""
+        self._left, self._contents = legacy.outlines(_NAMES), legacy.contents(_NAMES)
 
     def changed(self, *, touched: bool) -> bool:
         """See Firewall.changed: large tables by their outlines only."""
         if legacy.outlines(_NAMES) != self._left:
             return True
         contents = legacy.contents(_NAMES)
-        before, self._contents = self._contents or contents, contents
-        return before != contents
+        before, self._contents = self._contents, contents
+        return not legacy.same_rules(before, contents)
 
     def _delta(self, old: list[Placed], new: list[Placed]) -> _Delta:
         """A rule goes with the last item that wants it; a chain in which order matters is written again as a whole."""

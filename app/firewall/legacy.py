@@ -105,12 +105,21 @@ def outlines(wanted: Collection[str]) -> Outlines:
 
 
 def contents(wanted: Collection[str]) -> Outlines:
-    """The rules of those that are small, as the kernel has them but for their counters. Raises KernelRefused."""
+    """The rules of those that are small, as the kernel has them. Raises KernelRefused."""
     found: Outlines = {}
     for family, table, outline in _outlined(wanted):
         if _INFO.unpack(outline)[-1] <= _SMALL:
-            found[family.name, table] = _uncounted(family, _table_of(family, table)[1])
+            found[family.name, table] = _table_of(family, table)[1]
     return found
+
+
+def same_rules(before: Outlines, after: Outlines) -> bool:
+    """Whether two `contents` differ in their counters at most."""
+    families = {family.name: family for family in _FAMILIES}
+    return before.keys() == after.keys() and all(
+        raw == after[key] or _uncounted(families[key[0]], raw) == _uncounted(families[key[0]], after[key])
+        for key, raw in before.items()
+    )
 
 
 def _outlined(wanted: Collection[str]) -> Iterator[tuple[_Family, str, bytes]]:

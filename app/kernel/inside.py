@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from app.kernel import messages
-from app.kernel.namespaces import Identity, Namespaces, identity, opened
+from app.kernel.namespaces import Namespaces
 from app.kernel.netlink import Rtnl
+from app.kernel.nsfiles import Identity, identity, opened
 from app.kernel.parse import Link, Route, parse_alias, parse_filter, parse_link, parse_link_settings, parse_nsid
 from app.kernel.settings import is_strict
 from app.kernel.wire import Answer

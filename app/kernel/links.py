@@ -12,8 +12,9 @@ from dataclasses import replace
 from app.kernel import announce, messages, sysctl
 from app.kernel.announce import Announcer
 from app.kernel.mirror import HostMirror
-from app.kernel.namespaces import KnownNamespaces, Namespaces
+from app.kernel.namespaces import Namespaces
 from app.kernel.netlink import Rtnl
+from app.kernel.nsfiles import KnownNamespaces
 from app.kernel.parse import Link, Port, Route, parse_filter
 from app.kernel.settings import is_strict, loosen_filter, set_ipv6
 from app.kernel.visits import Place, Visits

@@ -12,15 +12,9 @@ from app.kernel import conntrack, ports, report, sysctl
 from app.kernel.announce import Announcer
 from app.kernel.links import Links
 from app.kernel.mirror import HostMirror
-from app.kernel.namespaces import (
-    KnownNamespaces,
-    Namespaces,
-    opened,
-    owner_uid,
-    process_uids,
-    start_time,
-)
+from app.kernel.namespaces import Namespaces
 from app.kernel.netlink import Rtnl
+from app.kernel.nsfiles import KnownNamespaces, opened, owner_uid, process_uids, start_time
 from app.kernel.observe import Observer
 from app.kernel.removal import Removal
 from app.kernel.settings import filters_strictly

@@ -7,8 +7,9 @@ from dataclasses import replace
 
 from app.kernel.inside import Insides
 from app.kernel.mirror import HostMirror
-from app.kernel.namespaces import KnownNamespaces, Namespaces
+from app.kernel.namespaces import Namespaces
 from app.kernel.netlink import Rtnl
+from app.kernel.nsfiles import KnownNamespaces
 from app.kernel.parse import Link
 from app.kernel.settings import ipv6_is_on
 from app.kernel.wire import ADDRESS_PROTOCOL, ROUTE_PROTOCOL

@@ -20,7 +20,8 @@ from app.kernel import libc
 from app.kernel.crew import Crew
 from app.kernel.events import EventsLost, KernelEvents
 from app.kernel.mirror import HostMirror
-from app.kernel.namespaces import RUN_NETNS, Namespaces
+from app.kernel.namespaces import Namespaces
+from app.kernel.nsfiles import RUN_NETNS
 from app.kernel.parse import Link
 from app.kernel.wire import (
     GOING_GROUPS,

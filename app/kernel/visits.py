@@ -12,8 +12,9 @@ from contextlib import contextmanager
 
 from app.kernel import announce, sysctl
 from app.kernel.announce import Announcer
-from app.kernel.namespaces import Namespaces, identity, open_namespace, path_of
+from app.kernel.namespaces import Namespaces
 from app.kernel.netlink import Rtnl
+from app.kernel.nsfiles import identity, open_namespace, path_of
 from app.model.spec import NetnsRef
 from app.model.state import IPInterface
 

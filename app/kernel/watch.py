@@ -6,7 +6,7 @@ import os
 import select
 from collections.abc import Collection
 
-from app.kernel.namespaces import Identity, path_of, start_time
+from app.kernel.nsfiles import Identity, path_of, start_time
 from app.model.errors import NamespaceMissing
 from app.model.spec import NetnsKind, NetnsRef
 

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from app.kernel import libc, sysctl
-from app.kernel.namespaces import SELF_NETNS
+from app.kernel.nsfiles import SELF_NETNS
 from app.sandbox.daemon import Daemon
 from app.sandbox.inside import CLONE_FS, in_thread
 from app.sandbox.ns import Ns

@@ -92,3 +92,11 @@ def route(item, via):
 
 def setting(path, value="1"):
     return Sysctl("host", path, value)
+
+
+# a network with two endpoints
+NET, NET6 = "10.5.0.1/24", "fd05::1/64"
+WEB = bridge("web", NET, NET6)
+RED = attachment("red", "10.5.0.2/24", "fd05::2/64", number=1)
+BLUE = attachment("blue", "10.5.0.3/24", "fd05::3/64", number=2)
+BOTH = (netns("red"), netns("blue"), RED, BLUE)

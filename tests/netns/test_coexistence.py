@@ -1,12 +1,10 @@
-"""Beside others' rules: the backend follows the host, traffic passes or the status says whose chain drops it."""
-
-import os
-from pathlib import Path
+"""Beside others' rules: traffic passes, or the status says whose chain drops it."""
 
 import pytest
+from beside import chosen, load, passes, published, ruleset, status
 from world import delete, endpoint, get, network, portmap
 
-from app.sandbox import CLIENT, HOST, HOST6, SERVER, SERVER6, DaemonFailed, eventually
+from app.sandbox import HOST, HOST6, SERVER, SERVER6, eventually
 
 DOCKER = """
 *filter
@@ -56,15 +54,6 @@ table inet firewalld {
 }
 """
 
-ADMIN = """
-table ip admin {
-  chain f {
-    type filter hook forward priority filter
-    iifname "web" tcp dport 25 drop
-  }
-}
-"""
-
 
 @pytest.fixture
 def forward_policy():
@@ -74,103 +63,6 @@ def forward_policy():
 @pytest.fixture
 def firewall():
     return "auto"
-
-
-def load(sandbox, program, rules):
-    sandbox.host.exec([program, "-f", "-"] if program == "nft" else [program], stdin=rules)
-
-
-def ruleset(sandbox):
-    return sandbox.host.exec(["nft", "-s", "list", "ruleset"]).stdout
-
-
-def legacy(sandbox, program="iptables"):
-    return sandbox.host.exec([f"{program}-legacy-save"]).stdout
-
-
-def chosen(sandbox, firewall="auto"):
-    """A daemon that is started, and what it says of its backend."""
-    daemon = sandbox.daemon(firewall=firewall)
-    daemon.start()
-    return daemon, get(daemon.client, "host")["firewall"]
-
-
-def published(api):
-    network(api)
-    endpoint(api, "red")
-    portmap(api, host_port=8080, target_port=80)
-
-
-def passes(sandbox):
-    red = sandbox.netns("red")
-    with red.tcp_server(80) as web:
-        assert sandbox.client.tcp(HOST, 8080) == b"red\n"
-        assert web.peers[0][0] == CLIENT
-    assert red.ping(SERVER)
-
-
-def status(api, name="web"):
-    return get(api, f"networks/{name}")["status"]
-
-
-# --- which backend
-
-
-def test_an_untouched_host_gets_nftables_and_its_legacy_tables_stay_unloaded(sandbox, daemon, api):
-    assert get(api, "version")["firewall"] == "nftables"
-    assert "no foreign rule or policy" in get(api, "host")["firewall"]["why"]
-    published(api)
-    passes(sandbox)
-    loaded = sandbox.host.run(Path("/proc/thread-self/net/ip_tables_names").read_text)
-    assert loaded == ""
-
-
-@pytest.mark.parametrize(
-    ("program", "arguments", "why"),
-    [
-        ("iptables", ["-P", "FORWARD", "DROP"], "table ip filter, chain FORWARD has the policy DROP"),
-        (
-            "iptables",
-            ["-t", "mangle", "-A", "FORWARD", "-j", "ACCEPT"],
-            "table ip mangle, chain FORWARD has a foreign rule",
-        ),
-        (
-            "ip6tables",
-            ["-A", "INPUT", "-i", "eth0", "-j", "ACCEPT"],
-            "table ip6 filter, chain INPUT has a foreign rule",
-        ),
-    ],
-)
-def test_a_host_that_uses_legacy_iptables_gets_iptables(sandbox, program, arguments, why):
-    sandbox.host.exec([f"{program}-legacy", *arguments])
-    daemon, said = chosen(sandbox)
-    assert said["backend"] == "iptables"
-    assert why in said["why"]
-    published(daemon.client)
-    passes(sandbox)
-
-
-def test_loaded_legacy_tables_without_a_rule_are_nobodys(sandbox):
-    sandbox.host.exec(["iptables-legacy", "-L"])
-    assert chosen(sandbox)[1]["backend"] == "nftables"
-
-
-def test_the_choice_is_the_same_after_a_restart(sandbox, daemon, api):
-    published(api)
-    daemon.kill()
-    daemon.start()
-    assert get(api, "version")["firewall"] == "nftables"
-    daemon.kill()
-    daemon.values["firewall"] = "iptables"
-    daemon.start()
-    daemon.kill()
-    daemon.values["firewall"] = "auto"
-    daemon.start()
-    assert get(api, "version")["firewall"] == "nftables"
-    passes(sandbox)
-
-
-# --- beside others
 
 
 def test_docker_with_nftables_lets_our_traffic_through_docker_user(sandbox):
@@ -244,7 +136,7 @@ def test_docker_that_starts_later_is_seen_by_the_next_full_pass(sandbox):
     load(sandbox, "iptables-nft-restore", DOCKER)
     eventually(lambda: "-i web" in sandbox.host.exec(["iptables-nft", "-S", "DOCKER-USER"]).stdout)
     passes(sandbox)
-    assert status(daemon.client)["state"] == "ready"
+    eventually(lambda: status(daemon.client)["state"] == "ready")
 
 
 def test_ufw_with_legacy_iptables_is_passed_by_our_jump(sandbox):
@@ -321,126 +213,3 @@ def test_an_internal_network_is_not_degraded_by_what_it_does_not_use(sandbox):
     daemon, _said = chosen(sandbox)
     network(daemon.client, internal=True)
     assert status(daemon.client)["state"] == "ready"
-
-
-# --- from one backend to the other
-
-
-def traces(sandbox):
-    """What each backend has in the kernel."""
-    tables = {line.split()[2] for line in ruleset(sandbox).splitlines() if line.startswith("table")}
-    found = {"nftables"} if "bridgehead" in tables else set()
-    if any("BRIDGEHEAD" in legacy(sandbox, program) for program in ("iptables", "ip6tables")):
-        found.add("iptables")
-    return found
-
-
-@pytest.mark.parametrize(("first", "second"), [("iptables", "nftables"), ("nftables", "iptables")])
-def test_a_changed_backend_takes_over_and_breaks_no_connection(sandbox, baseline, first, second):
-    daemon = sandbox.daemon(firewall=first)
-    daemon.start()
-    api = daemon.client
-    published(api)
-    portmap(api, "red", 8053, target_port=53, protocol="udp")
-    assert traces(sandbox) == {first}
-    red = sandbox.netns("red")
-    with red.tcp_server(80), sandbox.client.connect(HOST, 8080) as inward, sandbox.host.connect(HOST, 8080) as local:
-        assert inward.recv(100) == local.recv(100) == b"red\n"
-        daemon.stop()
-        daemon.values["firewall"] = second
-        daemon.start()
-        assert traces(sandbox) == {second}
-        for connection in (inward, local):
-            connection.sendall(b"still here")
-            assert connection.recv(100) == b"still here"
-    passes(sandbox)
-    with red.udp_server(53):
-        assert sandbox.client.udp(HOST, 8053) == b"red\nhello\n"
-    assert get(api, "version")["firewall"] == second
-    assert api.delete("/networks/web?force=true").status_code == 204
-    assert traces(sandbox) == set()
-    assert baseline.difference() == ""
-
-
-@pytest.mark.parametrize("ipv6", [True])
-@pytest.mark.parametrize(("first", "second"), [("iptables", "nftables"), ("nftables", "iptables")])
-def test_a_changed_backend_takes_over_ipv6_too(sandbox, first, second):
-    daemon = sandbox.daemon(firewall=first)
-    daemon.start()
-    api = daemon.client
-    network(api, subnet6="auto")
-    endpoint(api, "red")
-    portmap(api, host_port=8080, target_port=80, host_ip="::")
-    with sandbox.netns("red").tcp_server(80, "::"), sandbox.client.connect(HOST6, 8080) as connection:
-        assert connection.recv(100) == b"red\n"
-        daemon.stop()
-        daemon.values["firewall"] = second
-        daemon.start()
-        assert traces(sandbox) == {second}
-        connection.sendall(b"still here")
-        assert connection.recv(100) == b"still here"
-        assert sandbox.client.tcp(HOST6, 8080) == b"red\n"
-    assert api.delete("/networks/web?force=true").status_code == 204
-    assert traces(sandbox) == set()
-
-
-@pytest.mark.parametrize("first", ["iptables", "nftables"])
-def test_a_change_to_none_leaves_no_rule(sandbox, first):
-    daemon = sandbox.daemon(firewall=first)
-    daemon.start()
-    published(daemon.client)
-    daemon.stop()
-    daemon.values["firewall"] = "none"
-    daemon.start()
-    assert traces(sandbox) == set()
-
-
-def test_leftovers_of_every_family_go_at_start_and_foreign_tables_stay(sandbox):
-    for family in ("ip", "ip6", "inet", "bridge", "netdev"):
-        sandbox.host.exec(["nft", "add", "table", family, "bridgehead"])
-    sandbox.host.exec(["nft", "add", "table", "ip", "mine"])
-    for program in ("iptables-legacy", "ip6tables-legacy"):
-        sandbox.host.exec([program, "-N", "BRIDGEHEAD-FORWARD"])
-        sandbox.host.exec([program, "-A", "FORWARD", "-j", "BRIDGEHEAD-FORWARD"])
-    chosen(sandbox)
-    eventually(lambda: traces(sandbox) == set())
-    assert ruleset(sandbox).split() == ["table", "ip", "mine", "{", "}"]
-
-
-# --- GET /host
-
-
-@pytest.mark.parametrize("ipv6", [True])
-def test_the_host_is_described_as_it_is_now(sandbox, daemon, api, baseline):
-    # the kernel gives eth0 its link-local address a moment after it came up
-    eventually(lambda: any(one.ip.is_link_local for one in sandbox.host.addresses()["eth0"]))
-    baseline.take()
-    before = get(api, "host")
-    assert before["ip_forward"] == {"value": "0", "by": "as found"}
-    assert before["kernel"] == {"iptables": True, "ip6tables": True, "nftables": True, "ipv6": True}
-    assert before["bridge_nf_call_iptables"] is not None or not os.path.exists("/proc/sys/net/bridge")
-    four = before["uplinks"][0]
-    assert (four["version"], four["ifname"], four["mtu"]) == (4, "eth0", 1500)
-    assert f"{HOST}/24" in four["addresses"]
-    assert [one["version"] for one in before["uplinks"]] == [4, 6]
-    network(api)
-    after = get(api, "host")
-    assert after["ip_forward"] == {"value": "1", "by": "set by Bridgehead, was 0"}
-    assert after["overlapping_routes"] == []
-    sandbox.host.exec(["ip", "route", "add", "192.168.15.128/25", "dev", "eth0"])
-    (overlap,) = get(api, "host")["overlapping_routes"]
-    assert overlap == {
-        "network": "web",
-        "subnet": "192.168.15.0/24",
-        "route": "192.168.15.128/25",
-        "ifname": "eth0",
-    }
-    sandbox.host.exec(["ip", "route", "del", "192.168.15.128/25", "dev", "eth0"])
-    delete(api, "networks/web")
-
-
-def test_an_unknown_backend_is_refused_in_one_line(sandbox):
-    daemon = sandbox.daemon(command=True, firewall="pf")
-    with pytest.raises(DaemonFailed):
-        daemon.start()
-    assert "firewall" in daemon.log()

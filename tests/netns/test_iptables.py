@@ -280,3 +280,15 @@ def test_a_source_guard_is_somebody_elses(fresh):
     with pytest.raises(TypeError):
         apply(fresh, IptablesFirewall(), {}, state_of(guard))
     assert sync(fresh, IptablesFirewall(), state_of(guard)) == []
+
+
+@pytest.mark.parametrize("program", sorted(PROGRAMS))
+def test_a_rule_that_is_replaced_before_the_first_look_is_seen(fresh, program):
+    """Its table is as large as before, and its chains begin where they did."""
+    subnet = subnets["web", 4 if program == "iptables" else 6]
+    firewall = IptablesFirewall()
+    apply(fresh, firewall, {}, state_of(NetworkPolicy("id-web", "web", subnet, False, True, True)))
+    fresh.exec([PROGRAMS[program], "-R", "FORWARD", "1", "-j", "BRIDGEHEAD-PEERS"])
+    assert fresh.run(lambda: firewall.changed(touched=False))
+    sync(fresh, firewall, state_of(NetworkPolicy("id-web", "web", subnet, False, True, True)))
+    assert not fresh.run(lambda: firewall.changed(touched=False))

@@ -4,8 +4,7 @@ from functools import partial
 
 import pytest
 from sqlalchemy import event
-from test_worker import WAIT, World
-from test_worker_failures import Held
+from working import WAIT, Held
 
 from app.model.errors import KernelRefused, NameTaken, NotFound
 from app.services import endpoints, networks, portmaps
@@ -13,15 +12,12 @@ from app.services.requests import EndpointCreate, EndpointPatch, NetworkCreate, 
 
 
 @pytest.fixture
-def world(tmp_path):
-    made = World(tmp_path / "bridgehead.db").start()
-    made.make()
-    made.settle()
-    made.commits = []
-    event.listen(made.engine, "commit", made.commits.append)
-    yield made
-    made.worker.stop()
-    made.engine.dispose()
+def world(world):
+    world.make()
+    world.settle()
+    world.commits = []
+    event.listen(world.engine, "commit", world.commits.append)
+    return world
 
 
 def together(world, *services):

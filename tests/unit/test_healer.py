@@ -5,7 +5,6 @@ from concurrent.futures import Future
 from ipaddress import ip_interface
 
 import pytest
-from test_worker import World
 
 from app.model.errors import NotFound
 from app.model.spec import NetnsKind, NetnsRef
@@ -17,12 +16,9 @@ from app.services.requests import EndpointCreate, NetworkCreate, PortmapCreate
 
 
 @pytest.fixture
-def world(tmp_path):
-    made = World(tmp_path / "bridgehead.db").start()
-    made.settle()
-    yield made
-    made.worker.stop()
-    made.engine.dispose()
+def world(world):
+    world.settle()
+    return world
 
 
 def heal(world, *keys, **found):

@@ -1,75 +1,18 @@
 """The worker: a commit that fails takes the kernel's changes back; healing; the catalog."""
 
-from functools import partial
-from ipaddress import ip_network
-
 import pytest
 from test_executor import Rules
+from working import POOLS, WAIT
 
 from app.kernel.fake import FakeKernel
-from app.model.errors import KernelRefused, NotFound, ShuttingDown, StoreFailed
+from app.model.errors import KernelRefused, ShuttingDown, StoreFailed
 from app.model.state import Attachment, Bridge, DefaultRoute, PortForward
 from app.model.status import State
 from app.reconcile.worker import Parts, Worker
-from app.services import endpoints, networks, portmaps
+from app.services import endpoints, networks
 from app.services.catalog import Catalog
-from app.services.requests import EndpointCreate, NetworkCreate, NetworkPatch, PortmapCreate
+from app.services.requests import EndpointCreate, NetworkCreate, NetworkPatch
 from app.store.session import open_database
-
-POOLS = ((ip_network("192.168.15.0/24"), 24),)
-WAIT = 30
-
-
-class World:
-    def __init__(self, path):
-        self.engine = open_database(f"sqlite:///{path}")
-        self.kernel, self.rules, self.catalog = FakeKernel(), Rules(), Catalog()
-        self.started = None
-
-    def start(self):
-        parts = Parts(self.engine, self.catalog, lambda: self.kernel, lambda: self.rules, POOLS, 3600.0)
-        self.worker = Worker(parts)
-        self.worker.start()
-        return self
-
-    def restart(self):
-        self.worker.stop()
-        self.catalog = Catalog()
-        return self.start()
-
-    def do(self, service, **arguments):
-        return self.worker.submit(partial(service, **arguments)).result(WAIT)
-
-    def make(self):
-        self.do(networks.create, request=NetworkCreate(name="web"))
-        self.do(endpoints.create, request=EndpointCreate(network="web", namespace="red"))
-        return self.do(portmaps.create, request=PortmapCreate(endpoint="red", host_port=53, protocol="udp"))
-
-    def settle(self):
-        """Returns once the worker is idle, its pass before it done."""
-        with pytest.raises(NotFound):
-            self.do(networks.delete, ref="nothing", force=False)
-
-    def read_only(self, on):
-        """No commit from now on; reading goes on."""
-        import sqlalchemy
-
-        def refuse(_connection):
-            raise sqlalchemy.exc.OperationalError("COMMIT", {}, Exception("attempt to write a readonly database"))
-
-        if on:
-            sqlalchemy.event.listen(self.engine, "commit", refuse)
-            self._refuse = refuse
-        else:
-            sqlalchemy.event.remove(self.engine, "commit", self._refuse)
-
-
-@pytest.fixture
-def world(tmp_path):
-    made = World(tmp_path / "bridgehead.db").start()
-    yield made
-    made.worker.stop()
-    made.engine.dispose()
 
 
 def view(world):

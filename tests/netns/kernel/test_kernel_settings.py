@@ -17,22 +17,6 @@ from app.sandbox import GATEWAY6, eventually
 FORWARD4, FORWARD6 = "net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"
 
 
-@pytest.fixture
-def forward_policy():
-    return "ACCEPT"
-
-
-@pytest.fixture
-def ipv6():
-    return True
-
-
-@pytest.fixture
-def kernel(sandbox, tmp_path):
-    with driven(sandbox, tmp_path) as made:
-        yield made
-
-
 def advertise(sandbox):
     """The internet's router says so to the host, whose default route it becomes."""
     host = sandbox.host

@@ -6,7 +6,6 @@ import sys
 from ipaddress import ip_address
 
 import pytest
-from driven import driven
 
 from app.kernel import ports
 from app.kernel.conntrack import Conntrack, needs_flush
@@ -22,22 +21,6 @@ ANY = {4: "0.0.0.0", 6: "::"}
 OWN = {4: HOST, 6: HOST6}
 FOREIGN = {4: SERVER, 6: SERVER6}
 NUMBERS = {Protocol.TCP: 6, Protocol.UDP: 17, Protocol.SCTP: 132}
-
-
-@pytest.fixture
-def forward_policy():
-    return "ACCEPT"
-
-
-@pytest.fixture
-def ipv6():
-    return True
-
-
-@pytest.fixture
-def kernel(sandbox, tmp_path):
-    with driven(sandbox, tmp_path) as made:
-        yield made
 
 
 def nested(kind, *parts):

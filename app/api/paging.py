@@ -101,7 +101,7 @@ def rest_of(values: list[T], place: Callable[[T], Place], after: Place | None) -
 
 def _index_of(after: Place, values: list[Any], otherwise: int) -> int:
     """Where the object stands that a place names: cheaper than to compare its place with each."""
-    return next((number for number, one in enumerate(values) if one.id == after[1]), otherwise)
+    return next((number for number, one in enumerate(values) if [one.id] == after[1:2]), otherwise)
 
 
 def _encoded(place: Place) -> str:

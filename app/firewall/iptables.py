@@ -47,7 +47,7 @@ class IptablesFirewall:
         self._wanted: Counter[Placed] = Counter()
         self._chains: Counter[_Chain] = Counter()
         self._left: legacy.Outlines = {}
-        self._contents: legacy.Outlines | None = None
+        self._contents: legacy.Outlines = {}
 
     @staticmethod
     def require() -> None:
@@ -77,22 +77,26 @@ class IptablesFirewall:
             former = layout(self._items.values())
             for table in reversed(done):
                 rebuild(table, former.get(table, {}))
-            self._note()
+            self._left = legacy.outlines(_NAMES) | self._left  # looking at a table may have loaded it
+            self._note(done)
             raise
-        self._note()
+        self._note(done)
         return self._adopt(new, delta)
 
-    def _note(self) -> None:
-        """Remembers how the tables are now; what is in them is looked at when there is time, in `changed`."""
-        self._left, self._contents = legacy.outlines(_NAMES), None
+    def _note(self, written: Iterable[Table]) -> None:
+        """Remembers how these tables are now; what is in them is looked at when there is time, in `changed`."""
+        for table in written:
+            key = table.family, table.name
+            self._left[key] = legacy.outline(table.version, table.name)
+            self._contents.pop(key, None)
 
     def changed(self, *, touched: bool) -> bool:
         """See Firewall.changed: large tables by their outlines only."""
         if legacy.outlines(_NAMES) != self._left:
             return True
         contents = legacy.contents(_NAMES)
-        before, self._contents = self._contents or contents, contents
-        return before != contents
+        before, self._contents = self._contents, contents
+        return any(before[key] != contents[key] for key in before.keys() & contents.keys())
 
     def _delta(self, old: list[Placed], new: list[Placed]) -> _Delta:
         """A rule goes with the last item that wants it; a chain in which order matters is written again as a whole."""
@@ -157,7 +161,7 @@ class IptablesFirewall:
         self._items = wanted
         self._wanted = Counter(_rules(wanted))
         self._chains = Counter(chain for placed in self._wanted for chain in _named(placed))
-        self._note()
+        self._left, self._contents = legacy.outlines(_NAMES), {}
         return found
 
 

@@ -25,7 +25,7 @@ from app.reconcile.batch import Job, Requests, reached_items
 from app.reconcile.brake import Brake
 from app.reconcile.differences import difference, log_healed
 from app.reconcile.executor import Executor, Outcome
-from app.reconcile.healing import heal, without_what_goes_along
+from app.reconcile.healing import differing, heal
 from app.reconcile.render import Rendered, all_keys, render
 from app.reconcile.rules import RuleHealer
 from app.reconcile.statuses import publish_statuses
@@ -126,7 +126,7 @@ class Healer:
         rendered = self._render(self._widened(keys))
         wanted = {key: item for one in rendered.values() for key, item in one.items.items() if not _is_fixed(item)}
         observed = {item.key: item for item in self._kernel.observe_items(wanted.values())}
-        ops, held = self._held_back(diff(wanted, without_what_goes_along(wanted, observed)), rendered)
+        ops, held = self._held_back(differing(wanted, observed), rendered)
         self._tell(ops)
         outcome = self._executor.run_each(ops)
         log_healed(outcome.done)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from ipaddress import ip_address, ip_network
 from typing import Any
 
@@ -26,6 +27,10 @@ Row = Any
 """A row as the database gives it: its columns are attributes."""
 Values = dict[str, Any]
 """A row's columns."""
+_NO_LABELS: Mapping[str, str] = {}
+# many rows share theirs: a value is made once, and kept once
+_address_of = lru_cache(maxsize=4096)(ip_address)
+_moment_of = lru_cache(maxsize=1024)(datetime.fromisoformat)
 
 
 def key_of(address: IPAddress) -> str:
@@ -69,9 +74,9 @@ def network_of(row: Row) -> Network:
         masquerade=row.masquerade,
         snat_address=_address(row.snat_address),
         spoof_protection=row.spoof_protection,
-        labels=dict(row.labels),
-        created_at=datetime.fromisoformat(row.created_at),
-        updated_at=datetime.fromisoformat(row.updated_at),
+        labels=row.labels or _NO_LABELS,
+        created_at=_moment_of(row.created_at),
+        updated_at=_moment_of(row.updated_at),
     )
 
 
@@ -85,7 +90,7 @@ def _json(labels: Mapping[str, str]) -> str:
 
 
 def _address(text: str | None) -> IPAddress | None:
-    return ip_address(text) if text is not None else None
+    return _address_of(text) if text is not None else None
 
 
 def _text(value: IPAddress | IPNetwork | None) -> str | None:
@@ -133,16 +138,16 @@ def endpoint_of(row: Row) -> Endpoint:
         namespace_key=row.namespace_key,
         create_namespace=row.create_namespace,
         ephemeral=row.ephemeral,
-        addresses=tuple(ip_address(text) for text in (row.address, row.address6) if text is not None),
+        addresses=tuple(_address_of(text) for text in (row.address, row.address6) if text is not None),
         mac=row.mac,
         ifname=row.ifname,
         host_ifname=row.host_ifname,
         default_route=row.default_route,
-        default_route_at=datetime.fromisoformat(row.default_route_at) if row.default_route_at else None,
-        labels=dict(row.labels),
+        default_route_at=_moment_of(row.default_route_at) if row.default_route_at else None,
+        labels=row.labels or _NO_LABELS,
         uid=row.uid,
-        created_at=datetime.fromisoformat(row.created_at),
-        updated_at=datetime.fromisoformat(row.updated_at),
+        created_at=_moment_of(row.created_at),
+        updated_at=_moment_of(row.updated_at),
     )
 
 
@@ -176,13 +181,13 @@ def portmap_of(row: Row) -> Portmap:
         id=row.id,
         endpoint_id=row.endpoint_id,
         protocol=Protocol(row.protocol),
-        host_ip=ip_address(row.host_ip),
+        host_ip=_address_of(row.host_ip),
         host_port=row.host_port,
         target_port=row.target_port,
         count=row.count,
-        labels=dict(row.labels),
-        created_at=datetime.fromisoformat(row.created_at),
-        updated_at=datetime.fromisoformat(row.updated_at),
+        labels=row.labels or _NO_LABELS,
+        created_at=_moment_of(row.created_at),
+        updated_at=_moment_of(row.updated_at),
     )
 
 
@@ -205,11 +210,11 @@ def allocation_of(row: Row) -> Allocation:
     return Allocation(
         id=row.id,
         network_id=row.network_id,
-        address=ip_address(row.address),
+        address=_address_of(row.address),
         kind=AllocationKind(row.kind),
         endpoint_id=row.endpoint_id,
         note=row.note,
-        created_at=datetime.fromisoformat(row.created_at),
+        created_at=_moment_of(row.created_at),
     )
 
 

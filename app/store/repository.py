@@ -58,17 +58,13 @@ class Repository(Memory):
         self._writes: list[Write] = []
         self._moved: set[tuple[str, Version]] = set()
         for row in _rows(connection, NetworkRow):
-            self._networks.put(mapping.network_of(row))
+            self._networks.load([mapping.network_of(row)])
             for version, name in _CURSORS.items():
                 if (key := getattr(row, name)) is not None:
                     self._cursors[row.id, version] = mapping.value_of(key, version)
-        for row in _rows(connection, EndpointRow):
-            self._endpoints.put(mapping.endpoint_of(row))
-        for row in _rows(connection, PortmapRow):
-            self._portmaps.put(mapping.portmap_of(row))
-        for row in _rows(connection, AllocationRow):
-            self._allocations.put(mapping.allocation_of(row))
-        self._journal.clear()
+        self._endpoints.load(map(mapping.endpoint_of, _rows(connection, EndpointRow)))
+        self._portmaps.load(map(mapping.portmap_of, _rows(connection, PortmapRow)))
+        self._allocations.load(map(mapping.allocation_of, _rows(connection, AllocationRow)))
 
     # --- the transaction
 

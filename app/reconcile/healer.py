@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Sequence
 from functools import partial
 
 from app.firewall.protocol import Firewall
+from app.host import heap
 from app.model.contracts import Kernel
 from app.model.errors import BridgeheadError, KernelRefused, NamespaceMissing
 from app.model.ops import Op
@@ -73,6 +74,13 @@ class Healer:
     def full_pass(self) -> frozenset[ItemKey]:
         """Whatever is there; returns what is lacking all the same. Raises BridgeheadError."""
         self.passes += 1
+        with heap.uncollected():
+            lacking = self._pass()
+        if self.passes == 1:
+            heap.keep_all()
+        return lacking
+
+    def _pass(self) -> frozenset[ItemKey]:
         self._refused_settings = set()
         self._brake.release()
         self._rules.all_done()

@@ -64,6 +64,9 @@ class PortReservations:
         """
         wanted, former = _ports(after), _ports(before)
         self._require_room(wanted)
+        if before is None and after is not None and len(wanted) == 1:
+            self._take(after, *wanted)  # as below: most are one, and a start takes ten thousand of them
+            return
         # 0.0.0.0 and an address of the host exclude one another, held by ourselves or not
         numbers = {port for _place, port in wanted - former}
         in_the_way = {one for one in former - wanted if one[1] in numbers}
@@ -85,6 +88,11 @@ class PortReservations:
             self._hold(after, bound)
             # one that another mapping held until now changes hands without being free in between
             self._hold(after, {port: self._sockets[port][1] for port in wanted})
+
+    def _take(self, item: HostPort, port: _Port) -> None:
+        held = self._sockets.get(port)
+        self._sockets[port] = (item.key, held[1] if held is not None else _bound(item, port))
+        self._held[item.key] = item
 
     def _require_room(self, wanted: set[_Port]) -> None:
         """Former ports and new ones are held together for a moment. Raises TooManyPorts."""

@@ -24,7 +24,7 @@ from app.model.spec import (
 )
 
 Row = Any
-"""A row as the database gives it: its columns are attributes."""
+"""A row as the driver gives it: its columns are attributes."""
 Values = dict[str, Any]
 """A row's columns."""
 _NO_LABELS: Mapping[str, str] = {}
@@ -68,13 +68,13 @@ def network_of(row: Row) -> Network:
         bridge=row.bridge,
         plans=tuple(plans),
         mtu=row.mtu,
-        internal=row.internal,
-        isolated=row.isolated,
-        icc=row.icc,
-        masquerade=row.masquerade,
+        internal=bool(row.internal),
+        isolated=bool(row.isolated),
+        icc=bool(row.icc),
+        masquerade=bool(row.masquerade),
         snat_address=_address(row.snat_address),
-        spoof_protection=row.spoof_protection,
-        labels=row.labels or _NO_LABELS,
+        spoof_protection=bool(row.spoof_protection),
+        labels=_labels_of(row.labels),
         created_at=_moment_of(row.created_at),
         updated_at=_moment_of(row.updated_at),
     )
@@ -87,6 +87,11 @@ def _plan_of(subnet: str, gateway: str | None, ip_range: str) -> AddressPlan:
 def _json(labels: Mapping[str, str]) -> str:
     """As the driver takes it."""
     return json.dumps(dict(labels)) if labels else "{}"
+
+
+def _labels_of(text: str) -> Mapping[str, str]:
+    found: Mapping[str, str] = _NO_LABELS if text == "{}" else json.loads(text)
+    return found
 
 
 def _address(text: str | None) -> IPAddress | None:
@@ -136,15 +141,15 @@ def endpoint_of(row: Row) -> Endpoint:
         name=row.name,
         netns=NetnsRef(NetnsKind(row.netns_kind), row.netns_value, row.netns_start_time),
         namespace_key=row.namespace_key,
-        create_namespace=row.create_namespace,
-        ephemeral=row.ephemeral,
+        create_namespace=bool(row.create_namespace),
+        ephemeral=bool(row.ephemeral),
         addresses=tuple(_address_of(text) for text in (row.address, row.address6) if text is not None),
         mac=row.mac,
         ifname=row.ifname,
         host_ifname=row.host_ifname,
-        default_route=row.default_route,
+        default_route=None if row.default_route is None else bool(row.default_route),
         default_route_at=_moment_of(row.default_route_at) if row.default_route_at else None,
-        labels=row.labels or _NO_LABELS,
+        labels=_labels_of(row.labels),
         uid=row.uid,
         created_at=_moment_of(row.created_at),
         updated_at=_moment_of(row.updated_at),
@@ -185,7 +190,7 @@ def portmap_of(row: Row) -> Portmap:
         host_port=row.host_port,
         target_port=row.target_port,
         count=row.count,
-        labels=row.labels or _NO_LABELS,
+        labels=_labels_of(row.labels),
         created_at=_moment_of(row.created_at),
         updated_at=_moment_of(row.updated_at),
     )

@@ -6,6 +6,7 @@ The worker keeps one for as long as it runs. Who changes it and does not commit 
 from __future__ import annotations
 
 import json
+from collections import namedtuple
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -231,8 +232,11 @@ class Repository(Memory):
 
 
 def _rows(connection: Connection, row: type[SQLModel]) -> Iterable[mapping.Row]:
+    """As the driver has them, oldest first: the library's own take as long again as all that is made of them."""
     table = table_of(row)
-    return connection.execute(select(table).order_by(table.c.seq))
+    shape = namedtuple(row.__name__, [column.name for column in table.c])
+    query = str(select(table).order_by(table.c.seq).compile(connection))
+    return map(shape._make, connection.exec_driver_sql(query))
 
 
 def _is_of(values: mapping.Values, scope: str, key: str) -> bool:

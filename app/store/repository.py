@@ -10,7 +10,7 @@ from collections import namedtuple
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection, delete, select, tuple_
 from sqlmodel import SQLModel
@@ -23,6 +23,7 @@ from app.store.tables import AllocationRow, EndpointRow, KeptAnswerRow, NetworkR
 from app.store.writes import Verb, Write, send, table_of
 
 P = TypeVar("P")
+_named: Any = namedtuple  # its fields are known at run time only
 _PURGED = 16
 """Old answers that go with each new one: more than come, and few enough to cost nothing."""
 _CURSORS: dict[Version, str] = {4: "cursor", 6: "cursor6"}
@@ -234,7 +235,7 @@ class Repository(Memory):
 def _rows(connection: Connection, row: type[SQLModel]) -> Iterable[mapping.Row]:
     """As the driver has them, oldest first: the library's own take as long again as all that is made of them."""
     table = table_of(row)
-    shape = namedtuple(row.__name__, [column.name for column in table.c])
+    shape = _named(row.__name__, [column.name for column in table.c])
     query = str(select(table).order_by(table.c.seq).compile(connection))
     return map(shape._make, connection.exec_driver_sql(query))
 

@@ -123,7 +123,7 @@ def contents(wanted: Collection[str]) -> Outlines:
 
 def content(version: int, table: str, outline: bytes) -> bytes | None:
     """The rules of one table, by its outline; None where it is large. Raises KernelRefused."""
-    family = next(one for one in _FAMILIES if one.version == version)
+    family = _FAMILIES[version == 6]
     return _table_of(family, table)[1] if _INFO.unpack(outline)[-1] <= _SMALL else None
 
 

@@ -16,11 +16,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from ipaddress import IPv6Address
 from typing import Literal, NamedTuple
 
-from app.model.spec import IPNetwork, Protocol
+from app.model.spec import IPAddress, IPNetwork, Protocol
 from app.model.state import FirewallItem, NetworkPolicy, PortForward, SourceGuard
 
 TABLE = "bridgehead"
@@ -284,11 +284,18 @@ def _forward(forward: PortForward) -> Iterator[Element]:
     family, protocol = _family(forward.target_ip.version), _PROTOCOLS[forward.protocol]
     anywhere = int(forward.host_ip) == 0
     for offset in range(forward.count):
-        port, target = str(forward.host_port + offset), (str(forward.target_ip), str(forward.target_port + offset))
+        port = str(forward.host_port + offset)
+        target = _target(forward.target_ip, forward.target_port + offset)
         if anywhere:
             yield Element(family, "ports_anywhere", (protocol, port), target)
         else:
             yield Element(family, "ports", (protocol, str(forward.host_ip), port), target)
+
+
+@lru_cache(maxsize=4096)
+def _target(address: IPAddress, port: int) -> tuple[str, str]:
+    """Many ports may lead to one."""
+    return str(address), str(port)
 
 
 def _guard(guard: SourceGuard) -> Iterator[Element]:

@@ -1,4 +1,4 @@
-"""Three questions to nf_tables without libnftables: is a table there, what rules has it, has anything changed."""
+"""nf_tables without libnftables: is a table there, what rules has it, has anything changed; and changes, packed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import errno
 import os
 import socket
 import struct
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from app.model.errors import KernelRefused
 
@@ -17,9 +19,20 @@ _NFTABLES = 10 << 8
 _GET_TABLE, _GET_RULE, _GET_GENERATION = _NFTABLES | 1, _NFTABLES | 7, _NFTABLES | 16
 _TABLE_NAME, _GENERATION_ID = 1, 1
 _ERROR, _DONE = 2, 3
-_REQUEST, _DUMP, _DUMP_INTERRUPTED = 0x1, 0x300, 0x10
+_REQUEST, _ACKNOWLEDGE, _DUMP, _DUMP_INTERRUPTED = 0x1, 0x4, 0x300, 0x10
+_BATCH_BEGIN, _BATCH_END, _BATCH_GENERATION = 16, 17, 1
+_SUBSYSTEM = socket.htons(10)
 NETFILTER = 12  # NETLINK_NETFILTER, which the socket module lacks
 _MODULES, _MODULE = Path("/proc/modules"), Path("/sys/module/nf_tables")
+
+
+class Change(NamedTuple):
+    """A message of a transaction. kind: within nf_tables, NFT_MSG_*."""
+
+    kind: int
+    flags: int
+    family: str
+    attributes: bytes
 
 
 def nf_tables_loaded() -> bool:
@@ -67,18 +80,52 @@ class Nfnetlink:
             start += (length + 3) & ~3
         raise KernelRefused(errno.EPROTO, "nft generation")
 
+    def change(self, changes: Sequence[Change], generation: int, asked: str) -> None:
+        """One transaction: all of them or nothing.
+
+        Raises KernelRefused, ERESTART where somebody changed something since that generation.
+        """
+        begin, last = self._sequence + 1, self._sequence + 1 + len(changes)
+        self._sequence = last + 1
+        messages = [_batch(_BATCH_BEGIN, begin, attribute(_BATCH_GENERATION, generation.to_bytes(4, "big")))]
+        for sequence, one in enumerate(changes, begin + 1):
+            flags = one.flags | (_REQUEST | _ACKNOWLEDGE if sequence == last else _REQUEST)
+            messages.append(_message(_NFTABLES | one.kind, flags, sequence, FAMILIES[one.family], 0, one.attributes))
+        messages.append(_batch(_BATCH_END, last + 1, b""))
+        try:
+            self._opened().send(b"".join(messages))
+            code = self._refusal(begin, last)
+        except OSError as failure:
+            raise KernelRefused(failure.errno or errno.EIO, asked) from failure
+        if code:
+            raise KernelRefused(code, asked)
+
+    def _refusal(self, begin: int, last: int) -> int:
+        """The error of a transaction, 0 for none: of its beginning, of any of its changes, or of the whole."""
+        while True:
+            data, start = self._opened().recv(1 << 16), 0
+            while start < len(data):
+                length, kind, _flags, sequence, _port = _HEADER.unpack_from(data, start)
+                if kind == _ERROR and begin <= sequence <= last:
+                    # what comes behind an error is skipped by its sequence number
+                    code: int = -_CODE.unpack_from(data, start + _HEADER.size)[0]
+                    if code or sequence == last:
+                        return code
+                start += (length + 3) & ~3
+
+    def _opened(self) -> socket.socket:
+        if self._socket is None:
+            self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETFILTER)
+        return self._socket
+
     def _ask(self, kind: int, flags: int, family: int, table: str | None) -> list[bytes] | None:
         """The attributes of each answer; None for a dump that a change interrupted."""
         asked = f"nft list table {family} {table}" if table else "nft generation"
         try:
-            if self._socket is None:
-                self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETFILTER)
             self._sequence += 1
             # the attribute with a table's name has the same number in both messages
-            attribute = _attribute(_TABLE_NAME, table.encode() + b"\0") if table else b""
-            length = _HEADER.size + _GENERIC.size + len(attribute)
-            header = _HEADER.pack(length, kind, flags, self._sequence, 0)
-            self._socket.send(header + _GENERIC.pack(family, 0, 0) + attribute)
+            named = attribute(_TABLE_NAME, table.encode() + b"\0") if table else b""
+            self._opened().send(_message(kind, flags, self._sequence, family, 0, named))
             return self._answers(bool(flags & _DUMP), asked)
         except OSError as failure:
             raise KernelRefused(failure.errno or errno.EIO, asked) from failure
@@ -111,5 +158,15 @@ class Nfnetlink:
         self._socket = None
 
 
-def _attribute(kind: int, value: bytes) -> bytes:
+def attribute(kind: int, value: bytes) -> bytes:
+    """One attribute, padded."""
     return _ATTRIBUTE.pack(_ATTRIBUTE.size + len(value), kind) + value + bytes(-len(value) % 4)
+
+
+def _message(kind: int, flags: int, sequence: int, family: int, resource: int, attributes: bytes) -> bytes:
+    length = _HEADER.size + _GENERIC.size + len(attributes)
+    return _HEADER.pack(length, kind, flags, sequence, 0) + _GENERIC.pack(family, 0, resource) + attributes
+
+
+def _batch(kind: int, sequence: int, attributes: bytes) -> bytes:
+    return _message(kind, _REQUEST, sequence, 0, _SUBSYSTEM, attributes)

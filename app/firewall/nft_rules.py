@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from ipaddress import IPv6Address
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from app.model.spec import IPNetwork, Protocol
 from app.model.state import FirewallItem, NetworkPolicy, PortForward, SourceGuard
@@ -71,8 +71,7 @@ class Layout:
         return [f"add rule {self.family} {TABLE} {chain} {rule}" for rule in self.rules[chain]]
 
 
-@dataclass(frozen=True, slots=True)
-class Element:
+class Element(NamedTuple):
     """An element of a set or map; its words are as nft lists them, in numbers where it can."""
 
     family: Family

@@ -11,6 +11,7 @@ from threading import Thread
 
 from app.firewall.libnftables import Libnftables
 from app.firewall.nfnetlink import Nfnetlink, nf_tables_loaded
+from app.firewall.nft_elements import MOST, element_changes, plain_containers
 from app.firewall.nft_listing import Table, mend, table_of
 from app.firewall.nft_rules import TABLE, Element, Family, element_commands, elements_of, layout
 from app.kernel import libc
@@ -27,8 +28,8 @@ class NftTables:
     def __init__(self, *families: Family) -> None:
         self._families = families
         self._items: dict[ItemKey, FirewallItem] = {}
-        self._held: Counter[Element] = Counter()
-        self._sizes: Counter[Family] = Counter()
+        self._held: dict[Element, int] = {}
+        self._sizes: dict[Family, int] = dict.fromkeys(families, 0)
         self._kernel = Nfnetlink()
         self._nft: Libnftables | None = None
         self._generation = 0
@@ -41,36 +42,49 @@ class NftTables:
         """
         old = [self._items[key] for key in change if key in self._items]
         new = [item for item in change.values() if item is not None]
-        delta = Counter(_elements(new))
-        delta.subtract(_elements(old))
-        gone = [one for one, count in delta.items() if count < 0 and self._held[one] + count == 0]
-        added = [one for one, count in delta.items() if count > 0 and self._held[one] == 0]
+        # by hand: of a Counter's methods most cost more than what they do here
+        delta: dict[Element, int] = {}
+        for sign, side in ((1, new), (-1, old)):
+            for one in _elements(side):
+                delta[one] = delta.get(one, 0) + sign
+        held = self._held.get
+        gone = [one for one, count in delta.items() if count < 0 and held(one, 0) + count == 0]
+        added = [one for one, count in delta.items() if count > 0 and one not in self._held]
         sizes = self._sizes.copy()
-        sizes.subtract(one.family for one in gone)
-        sizes.update(one.family for one in added)
-        commands = self._commands(sizes, gone, added)
-        if commands and not self._run(commands, sizes):
+        for sign, changed in ((1, added), (-1, gone)):
+            for one in changed:
+                sizes[one.family] += sign
+        coming = [family for family in self._families if sizes[family] and not self._sizes[family]]
+        going = [family for family in self._families if self._sizes[family] and not sizes[family]]
+        commands = self._commands(coming, going, gone, added)
+        if not commands:
+            stood = True
+        elif coming or going or not (_are_plain(gone) and _are_plain(added)):
+            stood = self._run(commands, coming)
+        else:
+            stood = self._change_elements(commands[0], gone, added)
+        if not stood:
             items = {key: item for key, item in {**self._items, **change}.items() if item is not None}
             self._mend(items.values())
         self._adopt(change, delta, sizes)
         return [f"nft {command}" for command in commands]
 
-    def _adopt(self, change: Change, delta: Counter[Element], sizes: Counter[Family]) -> None:
+    def _adopt(self, change: Change, delta: dict[Element, int], sizes: dict[Family, int]) -> None:
         for key, item in change.items():
             if item is None:
                 self._items.pop(key, None)
             else:
                 self._items[key] = item
         for element, count in delta.items():
-            self._held[element] += count
-            if not self._held[element]:
+            if left := self._held.get(element, 0) + count:
+                self._held[element] = left
+            elif count:
                 del self._held[element]
         self._sizes = sizes
 
-    def _commands(self, sizes: Counter[Family], gone: list[Element], added: list[Element]) -> list[str]:
+    @staticmethod
+    def _commands(coming: list[Family], going: list[Family], gone: list[Element], added: list[Element]) -> list[str]:
         """Tables come with their first element and go with their last."""
-        going = [family for family in self._families if self._sizes[family] and not sizes[family]]
-        coming = [family for family in self._families if sizes[family] and not self._sizes[family]]
         return [
             *(line for family in coming for line in layout(family).commands()),
             *element_commands("delete", (one for one in gone if one.family not in going)),
@@ -78,9 +92,8 @@ class NftTables:
             *(f"delete table {family} {TABLE}" for family in going),
         ]
 
-    def _run(self, commands: list[str], sizes: Counter[Family]) -> bool:
+    def _run(self, commands: list[str], coming: list[Family]) -> bool:
         """False, and nothing done, where the tables are not as we left them."""
-        coming = [family for family in self._families if sizes[family] and not self._sizes[family]]
         if any(self._kernel.has_table(family, TABLE) for family in coming):
             return False
         generation = self._kernel.generation()
@@ -91,6 +104,25 @@ class NftTables:
         except KernelRefused:
             return False  # to mend names the refusal again where it stands
         self._remember(generation + 1, coming)
+        return True
+
+    def _change_elements(self, asked: str, gone: list[Element], added: list[Element]) -> bool:
+        """The same without the library, in one message to the kernel; it compares the generation by itself."""
+        changes = [*element_changes("delete", gone), *element_changes("add", added)]
+        try:
+            try:
+                self._kernel.change(changes, self._generation, asked)
+            except KernelRefused as refusal:
+                if refusal.errno != errno.ERESTART:
+                    raise
+                generation = self._kernel.generation()
+                if not self._stands():
+                    return False
+                self._kernel.change(changes, generation, asked)
+                self._generation = generation
+        except KernelRefused:
+            return False  # to mend names the refusal again where it stands
+        self._generation += 1
         return True
 
     def _stands(self) -> bool:
@@ -134,8 +166,8 @@ class NftTables:
         """
         wanted = {item.key: item for item in items}
         found = self._mend(wanted.values())
-        self._items, self._held = wanted, Counter(_elements(wanted.values()))
-        self._sizes = Counter(one.family for one in self._held)
+        self._items, self._held = wanted, dict(Counter(_elements(wanted.values())))
+        self._sizes = dict.fromkeys(self._families, 0) | Counter(one.family for one in self._held)
         return found
 
     def _mend(self, items: Iterable[FirewallItem]) -> list[str]:
@@ -175,6 +207,10 @@ class NftTables:
         if self._nft is None:
             self._nft = Libnftables()
         return self._nft
+
+
+def _are_plain(elements: list[Element]) -> bool:
+    return len(elements) <= MOST and all(one.container in plain_containers(one.family) for one in elements)
 
 
 def _elements(items: Iterable[FirewallItem]) -> Iterable[Element]:

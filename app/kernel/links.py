@@ -148,7 +148,7 @@ class Links:
                 self._set_up_inside(item, place, peer)
                 self._await_forwarding(item, index)
                 place.announce(item.ifname, item.mac, item.addresses)
-            self._known.remember(place.descriptor, item.netns, item.namespace_key)
+            self._known.remember(place.identity, item.netns, item.namespace_key)
 
     def _set_up_inside(self, item: Attachment, place: Place, index: int | None) -> None:
         _prepare_inside(item, place)

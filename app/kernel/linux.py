@@ -51,6 +51,7 @@ class LinuxKernel:
         self._rtnl = Rtnl()
         self._mirror = HostMirror()
         self._ports = ports.PortReservations()
+        self._flows = conntrack.Flows()
         self._ledger = sysctl.SysctlLedger(state_dir / "sysctl.json")
         self._known = KnownNamespaces()
         self._announcer = Announcer()
@@ -66,6 +67,7 @@ class LinuxKernel:
         self._announcer.close()
         self._removal.close()
         self._ports.close()
+        self._flows.close()
         self._mirror.close()
         self._rtnl.close()
         self._namespaces.close()
@@ -168,11 +170,11 @@ class LinuxKernel:
         concerned = [forward for forward in forwards if conntrack.needs_flush(forward)]
         if concerned:
             self._mirror.refresh()
-            conntrack.flush(concerned, self._mirror.holds_address)
+            self._flows.flush(concerned, self._mirror.holds_address)
 
     def flush_into(self, subnets: Collection[IPNetwork]) -> None:
         self._mirror.refresh()
-        conntrack.flush_into(subnets, self._mirror.holds_address)
+        self._flows.flush_into(subnets, self._mirror.holds_address)
 
     def _netns(self, op: Op) -> None:
         match op.before, op.after:
@@ -251,14 +253,18 @@ class LinuxKernel:
         if not only or not all(isinstance(item, Sysctl) for item in wanted):
             self._mirror.refresh()
         ports = {item.key for item in wanted if isinstance(item, HostPort)}
-        return [
-            *self._observer.links(wanted, only=only),
-            *self._observer.namespaces(wanted, only=only),
-            *(self._ports.held_of(ports) if only else self._ports.held()),
-            *self._observer.routes(wanted),
-            *self._observed_settings(wanted, only=only),
-            *self._observer.loopback_routes(wanted, only=only),
-        ]
+        self._observer.begin(wanted)
+        try:
+            return [
+                *self._observer.links(wanted, only=only),
+                *self._observer.namespaces(wanted, only=only),
+                *(self._ports.held_of(ports) if only else self._ports.held()),
+                *self._observer.routes(wanted),
+                *self._observed_settings(wanted, only=only),
+                *self._observer.loopback_routes(wanted, only=only),
+            ]
+        finally:
+            self._observer.end()
 
     def _observed_settings(self, wanted: list[Item], *, only: bool) -> Iterator[Sysctl]:
         settings = {item.path: item for item in wanted if isinstance(item, Sysctl)}

@@ -6,7 +6,7 @@ import errno
 import os
 import stat
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from app.kernel import libc
@@ -228,14 +228,16 @@ class Namespaces:
         else:
             self.others.discard(name)
 
-    def marked(self) -> Iterator[tuple[str, str]]:
-        """Name and mark of every namespace that a daemon of this host made; clears what one left half-made."""
-        if not RUN_NETNS.is_dir():
-            return
-        for entry in sorted(RUN_NETNS.iterdir()):
-            if self._is_placeholder(entry.name):
-                entry.unlink()
+    def marked(self, known: Mapping[str, str | None] | None = None) -> Iterator[tuple[str, str]]:
+        """Name and mark of every namespace that a daemon of this host made; clears what one left half-made.
+
+        known: the marks that were read just now, by name.
+        """
+        seen = known or {}
+        for name in sorted(os.listdir(RUN_NETNS)) if RUN_NETNS.is_dir() else ():
+            if name not in seen and self._is_placeholder(name):
+                (RUN_NETNS / name).unlink()
                 continue
-            owner = self.owner(entry.name)
+            owner = seen[name] if name in seen else self.owner(name)
             if owner is not None:
-                yield entry.name, owner
+                yield name, owner

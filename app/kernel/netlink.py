@@ -139,6 +139,13 @@ class Rtnl(Netlink):
         raws = self.request(ifaddrmsg(), RTM_GETADDR, NLM_F_DUMP, lambda: f"{self._ip} address show")
         return (parse_address(raw) for raw in raws)
 
+    def link_addresses(self, index: int) -> Iterator[tuple[int, IPInterface, int]]:
+        """The same of one link, of every link where it is 0: the kernel sends no others, since Linux 5.0."""
+        self.filter_dumps()
+        body = Packed(struct.pack("=4BI", socket.AF_UNSPEC, 0, 0, 0, index))
+        raws = self.request(body, RTM_GETADDR, NLM_F_DUMP, lambda: f"{self._ip} address show")
+        return (parse_address(raw) for raw in raws)
+
     def routes(self) -> Iterator[Route]:
         """The unicast routes of the main table, of both IP versions."""
         message = rtmsg()

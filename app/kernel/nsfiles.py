@@ -130,8 +130,8 @@ class KnownNamespaces:
     def __init__(self) -> None:
         self._known: dict[Identity, tuple[NetnsRef, str]] = {}
 
-    def remember(self, descriptor: int, ref: NetnsRef, key: str) -> None:
-        self._known[identity(descriptor)] = (ref, key)
+    def remember(self, place: Identity, ref: NetnsRef, key: str) -> None:
+        self._known[place] = (ref, key)
 
     def key_of(self, ref: NetnsRef, wanted: Identity) -> str | None:
         """None where we were not, as far as we know. ref: what leads there now."""

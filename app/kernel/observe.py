@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 
+from app.kernel.inside import Insides
 from app.kernel.mirror import HostMirror
 from app.kernel.namespaces import Namespaces
 from app.kernel.netlink import Rtnl
-from app.kernel.nsfiles import KnownNamespaces, opened
+from app.kernel.nsfiles import KnownNamespaces
 from app.kernel.parse import Link
-from app.kernel.settings import filters_strictly, ipv6_is_on
+from app.kernel.settings import ipv6_is_on
 from app.kernel.wire import ADDRESS_PROTOCOL, ROUTE_PROTOCOL
 from app.model.errors import NamespaceMissing
 from app.model.naming import alias
@@ -20,7 +21,6 @@ from app.model.state import (
     Bridge,
     DefaultRoute,
     ForeignLink,
-    IPInterface,
     Item,
     LoopbackRoute,
     Netns,
@@ -41,14 +41,26 @@ class Observer:
         self._mirror = mirror
         self._namespaces = namespaces
         self._known = known
+        self._insides = Insides(namespaces)
+
+    def begin(self, wanted: Sequence[Item]) -> None:
+        """A look at these begins: `links` first, `end` last."""
+        attachments = [item for item in wanted if isinstance(item, Attachment)]
+        found = {item.host_ifname: self._mirror.link(item.host_ifname) for item in attachments}
+        self._insides.begin(attachments, {name: link for name, link in found.items() if link is not None})
+
+    def end(self) -> None:
+        self._insides.end()
 
     def namespaces(self, wanted: Sequence[Item], *, only: bool = False) -> list[Netns]:
         """Those that we made, and those wanted that are there."""
-        found = [] if only else [Netns(name, owner) for name, owner in self._namespaces.marked()]
-        marked = {item.key for item in found}
+        known = self._insides.makers()
+        found = [] if only else [Netns(name, owner) for name, owner in self._namespaces.marked(known)]
+        marked = {item.name for item in found}
         for item in wanted:
-            if isinstance(item, Netns) and item.key not in marked and self._namespaces.exists(item.name):
-                self._namespaces.note_maker(item.name, self._namespaces.owner(item.name))
+            if isinstance(item, Netns) and item.name not in marked and self._namespaces.exists(item.name):
+                maker = known[item.name] if item.name in known else self._namespaces.owner(item.name)
+                self._namespaces.note_maker(item.name, maker)
                 found.append(item)
         return found
 
@@ -57,6 +69,8 @@ class Observer:
         bridges = {item.name: item for item in wanted if isinstance(item, Bridge)}
         veths = {item.host_ifname: item for item in wanted if isinstance(item, Attachment)}
         owners = {item.owner for item in bridges.values()} | {item.owner for item in veths.values()}
+        if only and not owners:
+            return
         links = [link for link in self._mirror.links() if link.is_ours and (not only or link.owner in owners)]
         locks = any(item.locked for item in veths.values()) or any(link.locked or not link.learning for link in links)
         static = self._rtnl.static_fdb() if locks else set()
@@ -98,29 +112,26 @@ class Observer:
         down for nobody can see to it. remade: names of namespaces that are made where they are missing.
         """
         try:
-            with opened(wanted.netns) as netns:
-                with self._namespaces.inside(netns):
-                    ipv6, strict = ipv6_is_on(wanted.ifname), filters_strictly(wanted.ifname)
-                    inner = Rtnl(str(wanted.netns))
-                with inner:
-                    self._known.remember(netns, wanted.netns, wanted.namespace_key)
-                    peer = inner.link(wanted.ifname)
-                    if peer is None or peer.mac != wanted.mac or peer.index != link.peer_index:
-                        return None
-                    addresses = _addresses(inner, peer.index, wanted)
-                    reached = {one.destination for one in inner.routes() if one.oif == peer.index and one.via is None}
+            inside = self._insides.at(wanted.netns)
         except NamespaceMissing:
             if wanted.netns.kind is NetnsKind.NAME and wanted.netns.value in remade:
                 return None
             return replace(self._port(wanted, link, static), mtu=link.mtu, up=False)
+        self._known.remember(inside.identity, wanted.netns, wanted.namespace_key)
+        inner = inside.links.get(link.peer_index or 0)
+        if inner is None or (inner.link.name, inner.link.mac) != (wanted.ifname, wanted.mac):
+            return None
+        peer = inner.link
+        held = inside.addresses.get(peer.index, ())
+        addresses = frozenset(one for one, mark in held if one in wanted.addresses or mark == ADDRESS_PROTOCOL)
         return replace(
             self._port(wanted, link, static),
             mtu=link.mtu if link.mtu != wanted.mtu else peer.mtu,
             addresses=addresses,
-            ipv6=ipv6,
+            ipv6=inner.ipv6,
             # one that drops answers, or was left half made, counts as down: what sets it up sees to the rest too
-            up=link.up and peer.up and peer.alias == alias(wanted.owner) and not strict,
-            connected=subnets_of(addresses & wanted.addresses) <= reached,
+            up=link.up and peer.up and peer.alias == alias(wanted.owner) and not inner.strict,
+            connected=subnets_of(addresses & wanted.addresses) <= inside.reached(peer.index),
         )
 
     def _port(self, wanted: Attachment, link: Link, static: _StaticFdb) -> Attachment:
@@ -146,25 +157,15 @@ class Observer:
         namespaces = {item.namespace_key: item for item in wanted if isinstance(item, Attachment)}
         for key, member in namespaces.items():
             try:
-                with opened(member.netns) as netns, self._namespaces.rtnl(netns, str(member.netns)) as inner:
-                    for route in inner.routes():
-                        # one that was merged with somebody's is not as wanted
-                        if (route.destination, route.protocol, route.ways) != (None, ROUTE_PROTOCOL, ()):
-                            continue
-                        if route.via is not None:
-                            link = inner.link(index=route.oif or 0)
-                            name = link.name if link is not None else ""
-                            yield DefaultRoute(member.owner, member.netns, key, route.via, name)
+                inside = self._insides.at(member.netns)
             except NamespaceMissing:
                 continue
-
-
-def _addresses(inner: Rtnl, index: int, wanted: Attachment) -> frozenset[IPInterface]:
-    return frozenset(
-        address
-        for held_by, address, protocol in inner.marked_addresses()
-        if held_by == index and (address in wanted.addresses or protocol == ADDRESS_PROTOCOL)
-    )
+            for route in inside.routes:
+                # one that was merged with somebody's is not as wanted
+                ours = (route.destination, route.protocol, route.ways) == (None, ROUTE_PROTOCOL, ())
+                if ours and route.via is not None:
+                    name = inside.names.get(route.oif or 0, "")
+                    yield DefaultRoute(member.owner, member.netns, key, route.via, name)
 
 
 def _is_locked(wanted: Attachment, link: Link, static: _StaticFdb) -> bool:

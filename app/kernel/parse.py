@@ -31,6 +31,9 @@ from app.model.state import IPInterface
 
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_LINK, _IFLA_MASTER = 1, 3, 4, 5, 10
 _IFLA_PROTINFO, _IFLA_LINKINFO, _IFLA_IFALIAS, _IFLA_GROUP, _IFLA_LINK_NETNSID = 12, 18, 20, 27, 37
+_IFLA_AF_SPEC, _IFLA_INET_CONF, _IFLA_INET6_CONF = 26, 1, 2
+_INET_RP_FILTER, _INET6_DISABLE_IPV6 = 7, 26
+"""Places in the arrays (linux/ip.h, IPV4_DEVCONF_RP_FILTER - 1; linux/ipv6.h, DEVCONF_DISABLE_IPV6)."""
 _IFLA_INFO_KIND, _IFLA_INFO_SLAVE_KIND, _IFLA_INFO_SLAVE_DATA = 1, 4, 5
 _IFLA_BRPORT_STATE, _IFLA_BRPORT_MODE, _IFLA_BRPORT_LEARNING = 1, 4, 8
 _IFLA_BRPORT_ISOLATED, _IFLA_BRPORT_LOCKED = 33, 39
@@ -137,6 +140,21 @@ def parse_link(raw: bytes) -> Link:
         elsewhere=_IFLA_LINK_NETNSID in found,
         nsid=_number(found.get(_IFLA_LINK_NETNSID)),
     )
+
+
+def parse_link_settings(raw: bytes) -> tuple[bool, int]:
+    """Whether the link of an RTM_*LINK message has IPv6, and its own reverse path filtering."""
+    families = attributes(find(raw, 32, _IFLA_AF_SPEC) or b"", 0)
+    off = _place(find(families.get(socket.AF_INET6, b""), 0, _IFLA_INET6_CONF), _INET6_DISABLE_IPV6)
+    own = _place(find(families.get(socket.AF_INET, b""), 0, _IFLA_INET_CONF), _INET_RP_FILTER)
+    return off == 0, own or 0
+
+
+def _place(numbers: bytes | None, place: int) -> int | None:
+    """One of an array of 32-bit numbers, None where there is none."""
+    if numbers is None or len(numbers) < 4 * place + 4:
+        return None
+    return int(struct.unpack_from("=i", numbers, 4 * place)[0])
 
 
 @dataclass(frozen=True, slots=True)

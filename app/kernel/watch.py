@@ -19,7 +19,7 @@ class NamespaceWatch:
 
     def __init__(self) -> None:
         self.mounts = os.open("/proc/thread-self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
-        self._seen: dict[NetnsRef, Identity | None] = {}
+        self._seen: dict[NetnsKind, dict[NetnsRef, Identity | None]] = {kind: {} for kind in NetnsKind}
         self._processes: dict[NetnsRef, int] = {}
 
     def close(self) -> None:
@@ -33,21 +33,24 @@ class NamespaceWatch:
 
     def keep(self, refs: Collection[NetnsRef]) -> dict[NetnsRef, bool]:
         """Watches these and no others; gives back the new ones, and whether they are there."""
-        for ref in self._seen.keys() - set(refs):
-            del self._seen[ref]
-            self._drop_process(ref)
-        new = [ref for ref in refs if ref not in self._seen]
-        self._seen |= {ref: self._identity(ref) for ref in new}
-        return {ref: self._seen[ref] is not None for ref in new}
+        kept = set(refs)
+        for seen in self._seen.values():
+            for ref in seen.keys() - kept:
+                del seen[ref]
+                self._drop_process(ref)
+        new = {ref: self._identity(ref) for ref in refs if ref not in self._seen[ref.kind]}
+        for ref, found in new.items():
+            self._seen[ref.kind][ref] = found
+        return {ref: found is not None for ref, found in new.items()}
 
     def look(self, *kinds: NetnsKind) -> set[NetnsRef]:
         """Those of these kinds that are not what they were at the last look."""
         changed: set[NetnsRef] = set()
-        for ref, before in self._seen.items():
-            if ref.kind in kinds:
+        for kind in kinds:
+            for ref, before in self._seen[kind].items():
                 now = self._identity(ref)
                 if now != before:
-                    self._seen[ref] = now
+                    self._seen[kind][ref] = now
                     changed.add(ref)
         return changed
 

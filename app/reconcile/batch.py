@@ -327,8 +327,10 @@ class Requests:
                 self.dead.pop(key[1], None)
         for one in group.planned:
             for key, subject in one.subjects.items():
-                audit.changed(one.change.by, key, self._catalog.held(key), subject)
-                self._catalog.put(key, subject)
+                former = self._catalog.held(key)
+                if subject is not former:
+                    audit.changed(one.change.by, key, former, subject)
+                    self._catalog.put(key, subject)
         publish_statuses(self._catalog, group.rendered, group.outcome.refused, self._executor.hindrance)
         for one in group.planned:
             one.job.answer.set_result(one.reply or one.subject)

@@ -23,8 +23,8 @@ from app.services.context import Key
 
 log = logging.getLogger("bridgehead.monitor")
 
-GATHER = 0.003
-"""Seconds that events are collected for, so that one command of somebody's is one look."""
+GATHER = 0.01
+"""Seconds that events are collected for, so that one command of somebody's is one look, and a request of ours none."""
 PERIOD = 0.4
 """Seconds from one look at what gives no events to the next."""
 OTHERS_AGAIN = 2.0
@@ -153,8 +153,9 @@ class Monitor:
         if ready & set(self._namespaces.processes()):
             kinds.add(NetnsKind.PID)
         changed = self._namespaces.look(*kinds)
-        members = self._watchlist.namespaces() if changed or timer else {}
-        if timer and self._watchlist.version != self._version:
+        renewed = timer and self._watchlist.version != self._version
+        members = self._watchlist.namespaces() if changed or renewed else {}
+        if renewed:
             self._version, dead = self._watchlist.version, self._watchlist.dead
             new = self._namespaces.keep(members.keys())
             changed |= {ref for ref, there in new.items() if there == any(key[1] in dead for key in members[ref])}

@@ -1,5 +1,6 @@
 """The nftables backend against the kernel, without the daemon: what is in the tables, and how it gets there."""
 
+from dataclasses import replace
 from ipaddress import ip_address, ip_network
 
 import pytest
@@ -130,23 +131,92 @@ def test_require_leaves_nothing(sandbox):
     assert ruleset(sandbox.client) == []
 
 
-def test_a_mapping_is_one_element_at_any_size(sandbox, firewall, monkeypatch):
-    many = [port(4, "red", number) for number in range(1, 10_001)]
-    make(sandbox.host, firewall, [policy(4, "web"), *many])
+@pytest.mark.parametrize("others", [0, 1000])
+def test_mappings_are_one_message_and_one_transaction_at_any_size(sandbox, firewall, monkeypatch, figure, others):
+    make(sandbox.host, firewall, [policy(4, "web"), *(port(4, "red", 1 + number) for number in range(others))])
+    sends, change = [], Nfnetlink.change
+    monkeypatch.setattr(Nfnetlink, "change", lambda *given: (sends.append(given[1]), change(*given)))
+    monkeypatch.setattr(Nfnetlink, "_ask", None)
+    monkeypatch.setattr(Libnftables, "_run", None)
+    for count in (1, 100):
+        before = [port(4, "red", 20_000 + number) for number in range(count)]
+        after = [port(4, "blue", 20_000 + number) for number in range(count)]
+        for step in (
+            [Op(None, one) for one in before],
+            list(map(Op, before, after)),
+            [Op(one, None) for one in after],
+        ):
+            sends.clear()
+            assert len(sandbox.host.run(lambda step=step: firewall.apply(step))) <= 2
+            figure(f"{others} others, {count} at once: {len(sends)} transactions, {len(sends[0])} messages in it")
+            assert len(sends) == 1
+            assert len(sends[0]) <= 2
+
+
+def test_a_network_is_one_transaction_of_few_elements(sandbox, firewall, monkeypatch):
+    make(sandbox.host, firewall, [policy(4, "web"), *(port(4, "red", 1 + number) for number in range(1000))])
     runs, run = [], Libnftables.run
     monkeypatch.setattr(Libnftables, "run", lambda self, text: (runs.append(text), run(self, text)))
     monkeypatch.setattr(Libnftables, "list", None)
-    one = port(4, "red", 20_000)
-    assert len(make(sandbox.host, firewall, [one])) == 1
-    clear(sandbox.host, firewall, [one])
     network = NetworkPolicy("id-new", "new", ip_network("10.9.0.0/24"), True, True, True)
     make(sandbox.host, firewall, [network])
-    assert runs[:2] == [
-        "add element ip bridgehead ports_anywhere { tcp . 20000 : 192.168.15.2 . 80 }",
-        "delete element ip bridgehead ports_anywhere { tcp . 20000 }",
-    ]
-    assert len(runs) == 3
-    assert runs[2].count("add element") == len(runs[2].splitlines()) == 5
+    (text,) = runs
+    assert text.count("add element") == len(text.splitlines()) == 5
+
+
+MAPPINGS = [
+    port(version, "red", number, host=host, protocol=protocol, count=count)
+    for version in (4, 6)
+    for protocol in Protocol
+    for number, host, count in ((1, "any", 1), (80, "host", 3), (256, "loop", 1), (65535, "any", 1))
+]
+
+
+def test_what_is_packed_is_what_the_library_makes(sandbox, firewall, monkeypatch):
+    networks = [policy(version, "web") for version in (4, 6)]
+    commands = make(sandbox.host, firewall, networks)
+    assert sandbox.host.run(lambda: firewall.sync([*networks, MAPPINGS[0], MAPPINGS[-1]]))
+    moved = [replace(one, target_ip=one.target_ip + 1, target_port=0x1234) for one in MAPPINGS]
+    with monkeypatch.context() as patch:
+        patch.setattr(Libnftables, "_run", None)
+        clear(sandbox.host, firewall, [MAPPINGS[0], MAPPINGS[-1]])
+        commands += make(sandbox.host, firewall, MAPPINGS)
+        commands += sandbox.host.run(lambda: firewall.apply(list(map(Op, MAPPINGS[::2], moved[::2]))))
+        commands += clear(sandbox.host, firewall, [*moved[:6:2], *MAPPINGS[1:8:2]])
+    left = [*networks, *moved[6::2], *MAPPINGS[9::2]]
+    nft(sandbox.client, *(command.removeprefix("nft ") for command in commands))
+    assert ruleset(sandbox.client) == ruleset(sandbox.host)
+    assert sandbox.host.run(lambda: firewall.sync(left)) == []
+
+
+def test_more_than_one_message_holds(sandbox, firewall):
+    many = [policy(4, "web"), port(4, "red", 1000, count=2000)]
+    make(sandbox.host, firewall, many[:1])
+    make(sandbox.host, firewall, many[1:])
+    assert sandbox.host.run(lambda: firewall.sync(many)) == []
+
+
+@pytest.mark.parametrize(
+    ("interference", "transactions"),
+    [
+        ("add table ip somebody", 1),
+        # the kernel refuses ours; what is there is looked at, and mended as one more
+        ("add element ip bridgehead ports_anywhere { tcp . 9000 : 10.0.0.2 . 1 }", 1),
+        ("add rule ip bridgehead forward drop", 1),
+        ("delete table ip bridgehead", 1),
+    ],
+)
+def test_ports_are_published_beside_somebody_else(sandbox, firewall, interference, transactions):
+    items = [policy(4, "web"), port(4, "red", 8000)]
+    make(sandbox.host, firewall, items)
+    nft(sandbox.host, interference)
+    before = generation(sandbox.host)
+    more = port(4, "blue", 9000)
+    make(sandbox.host, firewall, [more])
+    assert generation(sandbox.host) == before + transactions
+    assert sandbox.host.run(lambda: firewall.sync([*items, more])) == []
+    make(sandbox.host, firewall, [port(4, "blue", 9001)])
+    assert generation(sandbox.host) == before + transactions + 1
 
 
 DAMAGE = {

@@ -115,6 +115,14 @@ def new_veth(name: str, *, master: int, mtu: int, peer: str, peer_mac: str, peer
     return Request(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL | NLM_F_ECHO, body, lambda: asked)
 
 
+def _port(port: Mapping[str, bool]) -> bytes:
+    options = b"".join(attribute(PORT_OPTIONS[name], bytes([value])) for name, value in port.items())
+    if port.get("locked"):
+        # what the port learnt before would pass until it ages
+        options += attribute(_BRPORT_FLUSH, b"")
+    return attribute(_IFLA_LINKINFO, _text(_INFO_SLAVE_KIND, "bridge") + attribute(_INFO_SLAVE_DATA, options))
+
+
 def set_link(
     index: int,
     *,
@@ -139,12 +147,7 @@ def set_link(
     if master is not None:
         body += _number(_IFLA_MASTER, master)
     if port:
-        options = b"".join(attribute(PORT_OPTIONS[name], bytes([value])) for name, value in port.items())
-        if port.get("locked"):
-            # what the port learnt before would pass until it ages
-            options += attribute(_BRPORT_FLUSH, b"")
-        slave = _text(_INFO_SLAVE_KIND, "bridge") + attribute(_INFO_SLAVE_DATA, options)
-        body += attribute(_IFLA_LINKINFO, slave)
+        body += _port(port)
 
     def asked() -> str:
         words = [] if up is None else ["up" if up else "down"]

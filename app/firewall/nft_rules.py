@@ -202,6 +202,32 @@ def _nat_rules(family: Family) -> dict[str, tuple[str, ...]]:
     }
 
 
+_GUARD_RULES = {
+    "prerouting": ("iifname @guarded goto source",),
+    "source": (
+        "iifname . ether saddr != @macs drop",
+        "ether type vmap { ip : goto ip_source, ip6 : goto ip6_source, arp : goto arp_source }",
+        "drop",
+    ),
+    "arp_source": (
+        "iifname . arp saddr ether != @macs drop",
+        "arp saddr ip 0.0.0.0 accept",
+        "iifname . arp saddr ip != @addresses drop",
+    ),
+    "ip_source": (
+        "ip saddr 0.0.0.0 ip daddr 255.255.255.255 udp sport 68 udp dport 67 accept",
+        "iifname . ip saddr != @addresses drop",
+    ),
+    "ip6_source": (
+        "icmpv6 type nd-router-advert drop",
+        f"icmpv6 type nd-neighbor-advert iifname . {_TARGET} != @targets drop",
+        "ip6 saddr :: icmpv6 type { mld-listener-report, nd-router-solicit, nd-neighbor-solicit, "
+        "mld2-listener-report } accept",
+        "iifname . ip6 saddr != @addresses6 drop",
+    ),
+}
+
+
 def _guard_layout() -> Layout:
     containers = {
         "guarded": Container(("ifname",)),
@@ -217,31 +243,7 @@ def _guard_layout() -> Layout:
         "source": "",
         "prerouting": "{ type filter hook prerouting priority -301; }",
     }
-    rules = {
-        "prerouting": ("iifname @guarded goto source",),
-        "source": (
-            "iifname . ether saddr != @macs drop",
-            "ether type vmap { ip : goto ip_source, ip6 : goto ip6_source, arp : goto arp_source }",
-            "drop",
-        ),
-        "arp_source": (
-            "iifname . arp saddr ether != @macs drop",
-            "arp saddr ip 0.0.0.0 accept",
-            "iifname . arp saddr ip != @addresses drop",
-        ),
-        "ip_source": (
-            "ip saddr 0.0.0.0 ip daddr 255.255.255.255 udp sport 68 udp dport 67 accept",
-            "iifname . ip saddr != @addresses drop",
-        ),
-        "ip6_source": (
-            "icmpv6 type nd-router-advert drop",
-            f"icmpv6 type nd-neighbor-advert iifname . {_TARGET} != @targets drop",
-            "ip6 saddr :: icmpv6 type { mld-listener-report, nd-router-solicit, nd-neighbor-solicit, "
-            "mld2-listener-report } accept",
-            "iifname . ip6 saddr != @addresses6 drop",
-        ),
-    }
-    return Layout("bridge", containers, chains, rules)
+    return Layout("bridge", containers, chains, _GUARD_RULES)
 
 
 def elements_of(item: FirewallItem) -> Iterator[Element]:

@@ -38,7 +38,9 @@ def _count(step: int) -> None:
 
 
 def keep_all() -> None:
-    """What is there by now stays: the collector need not walk it, and what was free in between goes to the kernel."""
+    """In a daemon, which froze its start: what is there by now stays too, and what is free goes back to the kernel."""
+    if not gc.get_freeze_count():
+        return
     gc.freeze()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
     if trim is not None:

@@ -104,6 +104,8 @@ class Pair:
             found = self.settled(before, after)
             if found == before != after:
                 answered = step(self.victim.api).status_code
+        elif self.victim.died_later():
+            self.victim.daemon.start()
         assert answered in (wanted, None), f"{step}: {answered}, the twin's answer was {wanted}"
         self.settled(after)
 

@@ -84,7 +84,19 @@ class Victim:
             self.kills += 1
             return True
         self.board.rest()
+        if self.died_later():
+            self.revive()
         self.survived(step, answer)
+        return False
+
+    def died_later(self):
+        """Whether it died when it had answered already: threads of its go on for a moment with what goes."""
+        try:
+            self.api.get("/healthz")
+        except httpx.TransportError:
+            self.daemon.exit_code()
+            self.kills += 1
+            return True
         return False
 
     def revive(self):

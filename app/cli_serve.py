@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from typing import Annotated
 
@@ -41,6 +42,7 @@ def serve(
     Every flag is also an environment variable: BRIDGEHEAD_SOCKET, BRIDGEHEAD_LISTEN, and so on.
     """
     given = {name: value for name, value in locals().items() if value is not None and value != []}
+    gc.disable()  # until all is loaded, which is most of what a start takes
     from app.main import load_settings, run
     from app.model.errors import StartupError
 

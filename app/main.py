@@ -130,6 +130,10 @@ def _serve(settings: Settings, stack: contextlib.ExitStack) -> None:
     stack.callback(engine.dispose)
     # what wants more rights is done, and no thread is there yet
     privileges.drop()
+    # what is loaded by now stays: the collector need not walk it, which would pause requests
+    gc.collect()
+    gc.freeze()
+    gc.enable()
     backend, worker = _start_worker(settings, engine, stack)
     application = create_app(backend)
     served = []
@@ -140,9 +144,6 @@ def _serve(settings: Settings, stack: contextlib.ExitStack) -> None:
         gate = for_tcp(application, settings, tokens)
         served.append(serve.Served(settings.listen, bound.tcp, gate, gate, context))
     log.info("Bridgehead %s serves %s", app.__version__, ", ".join(one.where for one in served))
-    # what is loaded by now stays: the collector need not walk it, which would pause requests
-    gc.collect()
-    gc.freeze()
     uvloop.run(serve.run(served, _vital(backend, worker)))
     log.info("stopping: networks stay up")
 

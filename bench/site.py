@@ -16,6 +16,8 @@ SUBNET, GATEWAY, PREFIX = "10.20.0.0/16", "10.20.0.1", 16
 FIRST_PORT = 20_000
 _FIRST_ADDRESS = ip_address("10.20.1.0")
 _READY_WITHIN = 300.0
+_ASK = 0.02
+"""Seconds from one look for readiness to the next."""
 _SETTINGS = {"rate": 0}
 """One client sends more than the 1,000 requests a second that one may."""
 SETTLE = 0.03
@@ -86,7 +88,7 @@ class Site:
             except (OSError, RuntimeError):
                 if not self.daemon.running:
                     raise
-                time.sleep(0.001)
+                time.sleep(_ASK)  # each time takes the daemon a millisecond
         raise TimeoutError(f"the daemon was not ready within {_READY_WITHIN} s")
 
 

@@ -27,7 +27,8 @@ from app.model.errors import (
     PreconditionFailed,
     StoreFailed,
 )
-from app.model.spec import Endpoint, NetnsKind
+from app.model.spec import Endpoint, NetnsKind, Network
+from app.model.status import Status
 from app.services import endpoints
 from app.services.context import View
 from app.services.etags import matching
@@ -37,11 +38,11 @@ router = APIRouter(prefix="/endpoints", tags=["endpoints"])
 _FAILURES = (KernelRefused, StoreFailed)
 
 
-def _out(view: View, endpoint: Endpoint) -> EndpointOut:
-    return endpoint_out(endpoint, view.network(endpoint.network_id), view.status(endpoint.id))
+def _parts(view: View, endpoint: Endpoint) -> tuple[Endpoint, Network, Status]:
+    return endpoint, view.network(endpoint.network_id), view.status(endpoint.id)
 
 
-_ENDPOINT = Resource("/endpoints", _out)
+_ENDPOINT = Resource("/endpoints", _parts, endpoint_out)
 
 
 @router.post(

@@ -35,14 +35,18 @@ router = APIRouter(prefix="/ipam", tags=["ipam"])
 _FAILURES = (KernelRefused, StoreFailed)
 
 
-def _out(view: View, one: Allocation) -> AllocationOut:
+def _parts(view: View, one: Allocation) -> tuple[Allocation, Network, str]:
     network = view.network(one.network_id)
+    return one, network, _holder_name(view, one, network)
+
+
+def _out(one: Allocation, network: Network, holder: str) -> AllocationOut:
     return AllocationOut(
         id=one.id,
         address=str(one.address),
         network=network.id,
         network_name=network.name,
-        holder=HolderOut(kind=one.kind, id=one.id, name=_holder_name(view, one, network)),
+        holder=HolderOut(kind=one.kind, id=one.id, name=holder),
         note=one.note,
         created_at=one.created_at,
     )
@@ -54,7 +58,7 @@ def _holder_name(view: View, one: Allocation, network: Network) -> str:
     return view.endpoint(one.endpoint_id).name if one.endpoint_id is not None else one.note
 
 
-_RESERVATION = Resource("/ipam/allocations", _out)
+_RESERVATION = Resource("/ipam/allocations", _parts, _out)
 
 
 def _pool(backend: Backend, network: Network, plan: AddressPlan) -> PoolOut:
@@ -86,7 +90,7 @@ def _networks(backend: Backend, ref: str | None) -> list[Network]:
 async def pools(backend: BackendDep, paging: PagingDep, network: str | None = None) -> Response:
     plans = [(one, plan) for one in _networks(backend, network) for plan in one.plans]
     part = paging.part(plans, lambda pair: [*by_age(pair[0]), pair[1].version == 6])
-    return json_list([_pool(backend, *pair) for pair in part.values], part.headers)
+    return json_list([_pool(backend, *pair).model_dump_json() for pair in part.values], part.headers)
 
 
 @router.get(

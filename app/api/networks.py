@@ -27,6 +27,7 @@ from app.model.errors import (
     SubnetOverlap,
 )
 from app.model.spec import Network
+from app.model.status import Status
 from app.services import networks
 from app.services.context import View
 from app.services.etags import matching
@@ -36,11 +37,11 @@ router = APIRouter(prefix="/networks", tags=["networks"])
 _FAILURES = (KernelRefused, StoreFailed)
 
 
-def _out(view: View, network: Network) -> NetworkOut:
-    return network_out(network, view.status(network.id))
+def _parts(view: View, network: Network) -> tuple[Network, Status]:
+    return network, view.status(network.id)
 
 
-_NETWORK = Resource("/networks", _out)
+_NETWORK = Resource("/networks", _parts, network_out)
 
 
 @router.post(

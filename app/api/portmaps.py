@@ -23,7 +23,8 @@ from app.model.errors import (
     StoreFailed,
     TooManyPorts,
 )
-from app.model.spec import Portmap
+from app.model.spec import Endpoint, Portmap
+from app.model.status import Status
 from app.services import portmaps
 from app.services.context import View
 from app.services.etags import matching
@@ -33,11 +34,11 @@ router = APIRouter(prefix="/portmaps", tags=["portmaps"])
 _FAILURES = (InternalNetwork, NoGateway, PortTaken, TooManyPorts, KernelRefused, StoreFailed)
 
 
-def _out(view: View, portmap: Portmap) -> PortmapOut:
-    return portmap_out(portmap, view.endpoint(portmap.endpoint_id), view.status(portmap.id))
+def _parts(view: View, portmap: Portmap) -> tuple[Portmap, Endpoint, Status]:
+    return portmap, view.endpoint(portmap.endpoint_id), view.status(portmap.id)
 
 
-_PORTMAP = Resource("/portmaps", _out)
+_PORTMAP = Resource("/portmaps", _parts, portmap_out)
 
 
 @router.post(

@@ -77,14 +77,21 @@ class IptablesFirewall:
             former = layout(self._items.values())
             for table in reversed(done):
                 rebuild(table, former.get(table, {}))
-            self._note()
+            self._left = legacy.outlines(_NAMES) | self._left  # looking at a table may have loaded it
+            self._note(done)
             raise
-        self._note()
+        self._note(done)
         return self._adopt(new, delta)
 
-    def _note(self) -> None:
-        """Remembers how the tables are now: a rule that is replaced before the first look must show in it."""
-        self._left, self._contents = legacy.outlines(_NAMES), legacy.contents(_NAMES)
+    def _note(self, written: Iterable[Table]) -> None:
+        """Remembers how these tables are now: a rule that is replaced before the first look must show in it."""
+        for table in written:
+            key = table.family, table.name
+            self._left[key] = legacy.outline(table.version, table.name)
+            self._contents.pop(key, None)
+            rules = legacy.content(table.version, table.name, self._left[key])
+            if rules is not None:
+                self._contents[key] = rules
 
     def changed(self, *, touched: bool) -> bool:
         """See Firewall.changed: large tables by their outlines only."""
@@ -92,7 +99,8 @@ class IptablesFirewall:
             return True
         contents = legacy.contents(_NAMES)
         before, self._contents = self._contents, contents
-        return not legacy.same_rules(before, contents)
+        both = before.keys() & contents.keys()
+        return not legacy.same_rules({key: before[key] for key in both}, {key: contents[key] for key in both})
 
     def _delta(self, old: list[Placed], new: list[Placed]) -> _Delta:
         """A rule goes with the last item that wants it; a chain in which order matters is written again as a whole."""
@@ -157,7 +165,7 @@ class IptablesFirewall:
         self._items = wanted
         self._wanted = Counter(_rules(wanted))
         self._chains = Counter(chain for placed in self._wanted for chain in _named(placed))
-        self._note()
+        self._left, self._contents = legacy.outlines(_NAMES), {}
         return found
 
 

@@ -13,6 +13,7 @@ import socket
 import struct
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,13 @@ def outlines(wanted: Collection[str]) -> Outlines:
     return {(family.name, table): outline for family, table, outline in _outlined(wanted)}
 
 
+def outline(version: int, table: str) -> bytes:
+    """That of one table, which it loads. Raises KernelRefused."""
+    family = _FAMILIES[version == 6]
+    with _asking(family) as asking:
+        return _outline(asking, family, table)
+
+
 def contents(wanted: Collection[str]) -> Outlines:
     """The rules of those that are small, as the kernel has them. Raises KernelRefused."""
     found: Outlines = {}
@@ -111,6 +119,12 @@ def contents(wanted: Collection[str]) -> Outlines:
         if _INFO.unpack(outline)[-1] <= _SMALL:
             found[family.name, table] = _table_of(family, table)[1]
     return found
+
+
+def content(version: int, table: str, outline: bytes) -> bytes | None:
+    """The rules of one table, by its outline; None where it is large. Raises KernelRefused."""
+    family = _FAMILIES[version == 6]
+    return _table_of(family, table)[1] if _INFO.unpack(outline)[-1] <= _SMALL else None
 
 
 def same_rules(before: Outlines, after: Outlines) -> bool:
@@ -129,7 +143,11 @@ def _outlined(wanted: Collection[str]) -> Iterator[tuple[_Family, str, bytes]]:
         if names:
             with _asking(family) as asking:
                 for name in names:
-                    yield family, name, _ask(asking, family, _GET_INFO, name, bytes(_INFO.size - 32))
+                    yield family, name, _outline(asking, family, name)
+
+
+def _outline(asking: socket.socket, family: _Family, table: str) -> bytes:
+    return _ask(asking, family, _GET_INFO, table, bytes(_INFO.size - 32))
 
 
 def _uncounted(family: _Family, raw: bytes) -> bytes:
@@ -149,7 +167,7 @@ def _table_of(family: _Family, table: str) -> tuple[tuple[Any, ...], bytes]:
     """What ipt_getinfo tells, and the entries. Raises KernelRefused."""
     for _attempt in range(_TRIES):
         with _asking(family) as asking:
-            info = _INFO.unpack(_ask(asking, family, _GET_INFO, table, bytes(_INFO.size - 32)))
+            info = _INFO.unpack(_outline(asking, family, table))
             size = info[-1]
             try:
                 raw = _ask(asking, family, _GET_ENTRIES, table, struct.pack("=II", size, 0) + bytes(size))
@@ -166,11 +184,15 @@ def _read(family: _Family, table: str) -> list[Chain]:
     return list(_chains(family, table, info, raw))
 
 
+@cache
+def _libc() -> Any:
+    return ctypes.CDLL(None, use_errno=True)
+
+
 def _ask(asking: socket.socket, family: _Family, option: int, table: str, rest: bytes) -> bytes:
     buffer = ctypes.create_string_buffer(table.encode().ljust(32, b"\0") + rest, 32 + len(rest))
     length = ctypes.c_uint(len(buffer))
-    libc: Any = ctypes.CDLL(None, use_errno=True)
-    if libc.getsockopt(asking.fileno(), family.level, option, buffer, ctypes.byref(length)):
+    if _libc().getsockopt(asking.fileno(), family.level, option, buffer, ctypes.byref(length)):
         code = ctypes.get_errno()
         raise KernelRefused(code, f"{family.name}tables-legacy-save -t {table}", os.strerror(code))
     return buffer.raw

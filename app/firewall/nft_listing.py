@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import Any
@@ -11,6 +11,8 @@ from app.firewall.nft_rules import TABLE, Element, Family, element_commands, lay
 
 Listing = list[dict[str, Any]]
 """Objects as libnftables-json(5) has them: `{"table": {...}}`, `{"rule": {...}}`, without the header."""
+_PLAIN = {"inet_proto", "inet_service", "ipv4_addr"}
+"""Types that are listed as we write them: most elements have no others."""
 _ODD = ("?",)
 """The value of an element with more to it than we give one, such as a timeout."""
 
@@ -43,19 +45,24 @@ def _elements(family: Family, name: str, listed: list[Any]) -> Iterator[Element]
     container = layout(family).containers[name]
     for one in listed:
         key, value = one if container.value else (one, None)
-        odd = isinstance(key, dict) and "elem" in key
-        words = _words(container.key, key["elem"]["val"] if odd else key)
-        yield Element(family, name, words, _ODD if odd else _words(container.value, value))
+        if isinstance(key, dict) and "elem" in key:
+            yield Element(family, name, _words(container.key, key["elem"]["val"]), _ODD)
+        else:
+            yield Element(family, name, _words(container.key, key), _words(container.value, value))
 
 
 def _words(types: tuple[str, ...], listed: Any) -> tuple[str, ...]:
     if not types:
         return ()
     parts = listed["concat"] if isinstance(listed, dict) and "concat" in listed else [listed]
-    return tuple(_word(kind, part) for kind, part in zip(types, parts, strict=True))
+    if len(parts) != len(types):
+        raise ValueError(f"{listed} is no key or value of {types}")
+    return tuple(map(_word, types, parts))
 
 
 def _word(kind: str, part: Any) -> str:
+    if kind in _PLAIN and not isinstance(part, dict):
+        return str(part)
     if isinstance(part, dict):
         if "prefix" in part:
             return f"{_word(kind, part['prefix']['addr'])}/{part['prefix']['len']}"
@@ -69,28 +76,31 @@ def _word(kind: str, part: Any) -> str:
     return str(part)
 
 
-def mend(
-    family: Family, wanted: Iterable[Element], there: Table | None, reference: Table
-) -> tuple[list[str], list[str]]:
+def mend(family: Family, elements: set[Element], there: Table | None, reference: Table) -> tuple[list[str], list[str]]:
     """Commands that bring a table to these elements, and what was wrong, one line each.
 
     reference: the table as it is right after it was made.
     """
-    elements, label = set(wanted), f"nftables table {family} {TABLE}"
-    making = [*layout(family).commands(), *element_commands("add", elements)]
+    label = f"nftables table {family} {TABLE}"
     removing = [f"delete table {family} {TABLE}"]
     if there is None:
-        return (making, [f"{label} was missing"]) if elements else ([], [])
+        return (_making(family, elements), [f"{label} was missing"]) if elements else ([], [])
     if not elements:
         return removing, [f"{label} was left over"]
     if there.definitions != reference.definitions:
         names = {name for kind, name in there.definitions.keys() ^ reference.definitions.keys()}
-        return [*removing, *making], [f"{label}: not as wanted: {', '.join(sorted(names)) or 'definitions'}"]
+        return [*removing, *_making(family, elements)], [
+            f"{label}: not as wanted: {', '.join(sorted(names)) or 'definitions'}"
+        ]
     commands, found = _mend_rules(family, there, reference, label)
     surplus, missing = there.elements - elements, elements - there.elements
     commands += [*element_commands("delete", surplus), *element_commands("add", missing)]
     found += [*_said(label, "held", surplus), *_said(label, "lacked", missing)]
     return commands, found
+
+
+def _making(family: Family, elements: set[Element]) -> list[str]:
+    return [*layout(family).commands(), *element_commands("add", elements)]
 
 
 def _said(label: str, verb: str, elements: set[Element]) -> Iterator[str]:

@@ -16,11 +16,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from ipaddress import IPv6Address
 from typing import Literal, NamedTuple
 
-from app.model.spec import IPNetwork, Protocol
+from app.model.spec import IPAddress, IPNetwork, Protocol
 from app.model.state import FirewallItem, NetworkPolicy, PortForward, SourceGuard
 
 TABLE = "bridgehead"
@@ -202,6 +202,32 @@ def _nat_rules(family: Family) -> dict[str, tuple[str, ...]]:
     }
 
 
+_GUARD_RULES = {
+    "prerouting": ("iifname @guarded goto source",),
+    "source": (
+        "iifname . ether saddr != @macs drop",
+        "ether type vmap { ip : goto ip_source, ip6 : goto ip6_source, arp : goto arp_source }",
+        "drop",
+    ),
+    "arp_source": (
+        "iifname . arp saddr ether != @macs drop",
+        "arp saddr ip 0.0.0.0 accept",
+        "iifname . arp saddr ip != @addresses drop",
+    ),
+    "ip_source": (
+        "ip saddr 0.0.0.0 ip daddr 255.255.255.255 udp sport 68 udp dport 67 accept",
+        "iifname . ip saddr != @addresses drop",
+    ),
+    "ip6_source": (
+        "icmpv6 type nd-router-advert drop",
+        f"icmpv6 type nd-neighbor-advert iifname . {_TARGET} != @targets drop",
+        "ip6 saddr :: icmpv6 type { mld-listener-report, nd-router-solicit, nd-neighbor-solicit, "
+        "mld2-listener-report } accept",
+        "iifname . ip6 saddr != @addresses6 drop",
+    ),
+}
+
+
 def _guard_layout() -> Layout:
     containers = {
         "guarded": Container(("ifname",)),
@@ -217,31 +243,7 @@ def _guard_layout() -> Layout:
         "source": "",
         "prerouting": "{ type filter hook prerouting priority -301; }",
     }
-    rules = {
-        "prerouting": ("iifname @guarded goto source",),
-        "source": (
-            "iifname . ether saddr != @macs drop",
-            "ether type vmap { ip : goto ip_source, ip6 : goto ip6_source, arp : goto arp_source }",
-            "drop",
-        ),
-        "arp_source": (
-            "iifname . arp saddr ether != @macs drop",
-            "arp saddr ip 0.0.0.0 accept",
-            "iifname . arp saddr ip != @addresses drop",
-        ),
-        "ip_source": (
-            "ip saddr 0.0.0.0 ip daddr 255.255.255.255 udp sport 68 udp dport 67 accept",
-            "iifname . ip saddr != @addresses drop",
-        ),
-        "ip6_source": (
-            "icmpv6 type nd-router-advert drop",
-            f"icmpv6 type nd-neighbor-advert iifname . {_TARGET} != @targets drop",
-            "ip6 saddr :: icmpv6 type { mld-listener-report, nd-router-solicit, nd-neighbor-solicit, "
-            "mld2-listener-report } accept",
-            "iifname . ip6 saddr != @addresses6 drop",
-        ),
-    }
-    return Layout("bridge", containers, chains, rules)
+    return Layout("bridge", containers, chains, _GUARD_RULES)
 
 
 def elements_of(item: FirewallItem) -> Iterator[Element]:
@@ -284,11 +286,18 @@ def _forward(forward: PortForward) -> Iterator[Element]:
     family, protocol = _family(forward.target_ip.version), _PROTOCOLS[forward.protocol]
     anywhere = int(forward.host_ip) == 0
     for offset in range(forward.count):
-        port, target = str(forward.host_port + offset), (str(forward.target_ip), str(forward.target_port + offset))
+        port = str(forward.host_port + offset)
+        target = _target(forward.target_ip, forward.target_port + offset)
         if anywhere:
             yield Element(family, "ports_anywhere", (protocol, port), target)
         else:
             yield Element(family, "ports", (protocol, str(forward.host_ip), port), target)
+
+
+@lru_cache(maxsize=4096)
+def _target(address: IPAddress, port: int) -> tuple[str, str]:
+    """Many ports may lead to one."""
+    return str(address), str(port)
 
 
 def _guard(guard: SourceGuard) -> Iterator[Element]:

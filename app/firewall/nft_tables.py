@@ -65,7 +65,7 @@ class NftTables:
             stood = self._change_elements(commands[0], gone, added)
         if not stood:
             items = {key: item for key, item in {**self._items, **change}.items() if item is not None}
-            self._mend(items.values())
+            self._mend(_elements(items.values()))
         self._adopt(change, delta, sizes)
         return [f"nft {command}" for command in commands]
 
@@ -165,31 +165,32 @@ class NftTables:
         Where nothing is wanted and nothing of ours is there, no library is loaded and nothing made.
         """
         wanted = {item.key: item for item in items}
-        found = self._mend(wanted.values())
-        self._items, self._held = wanted, dict(Counter(_elements(wanted.values())))
-        self._sizes = dict.fromkeys(self._families, 0) | Counter(one.family for one in self._held)
+        held = Counter(_elements(wanted.values()))
+        found = self._mend(held)
+        self._items, self._held = wanted, dict(held)
+        self._sizes = dict.fromkeys(self._families, 0) | Counter(one.family for one in held)
         return found
 
-    def _mend(self, items: Iterable[FirewallItem]) -> list[str]:
+    def _mend(self, elements: Iterable[Element]) -> list[str]:
         """Raises KernelRefused."""
         wanted: dict[Family, set[Element]] = {family: set() for family in self._families}
-        for element in _elements(items):
-            wanted[element.family].add(element)
+        for one in elements:
+            wanted[one.family].add(one)
         if not any(wanted.values()) and not nf_tables_loaded():
             return []
         generation = self._kernel.generation() if any(wanted.values()) else 0
         commands: list[str] = []
         found: list[str] = []
-        for family, elements in wanted.items():
+        for family, own in wanted.items():
             there = self._read(family)
-            if there is not None or elements:
-                reference = _reference(family) if there is not None and elements else Table()
-                mending, faults = mend(family, elements, there, reference)
+            if there is not None or own:
+                reference = _reference(family) if there is not None and own else Table()
+                mending, faults = mend(family, own, there, reference)
                 commands += mending
                 found += faults
         if commands:
             self._library().run("\n".join(commands))
-        self._remember(generation + bool(commands), [family for family, elements in wanted.items() if elements])
+        self._remember(generation + bool(commands), [family for family, own in wanted.items() if own])
         return found
 
     def _read(self, family: Family) -> Table | None:

@@ -20,7 +20,6 @@ depend on where another's stand, but that those with `first` come before the oth
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cache
 from typing import NamedTuple
 
@@ -48,6 +47,11 @@ class Table(NamedTuple):
         """What one would change it with."""
         return "iptables" if self.version == 4 else "ip6tables"
 
+    @property
+    def family(self) -> str:
+        """As nftables calls its IP version."""
+        return "ip" if self.version == 4 else "ip6"
+
 
 TABLES = (Table(4, "raw"), Table(4, "filter"), Table(6, "filter"), Table(4, "nat"), Table(6, "nat"))
 """In the order in which rules are added: protection before what needs it."""
@@ -57,9 +61,8 @@ _MULTICAST: dict[Version, str] = {4: "224.0.0.0/4", 6: "ff00::/8"}
 Options = tuple[tuple[str, str], ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rule:
-    """One rule. A leading `!` negates; `matches` and `options` are extensions with their options."""
+class Rule(NamedTuple):
+    """One rule, made by keywords. A leading `!` negates; `matches` and `options` are extensions with their options."""
 
     target: str
     in_interface: str = ""
@@ -90,8 +93,7 @@ def _option(flag: str, value: str) -> str:
     return f"! {flag} {value[1:]}" if value.startswith("!") else f"{flag} {value}"
 
 
-@dataclass(frozen=True, slots=True)
-class Placed:
+class Placed(NamedTuple):
     """A rule and where it stands. In a built-in chain it stands first: it is our one jump from there.
 
     first: it stands before the chain's rules that are not.

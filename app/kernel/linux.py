@@ -58,6 +58,15 @@ class LinuxKernel:
         self._visits = Visits(self._namespaces, self._announcer)
         self._links = Links(self._rtnl, self._mirror, self._namespaces, self._visits, self._known, self._announcer)
         self._removal = Removal(self._mirror, self._namespaces, self._links.default_route)
+        self._handlers: dict[type, Callable[[Op], None]] = {
+            Netns: self._netns,
+            HostPort: self._host_port,
+            Bridge: self._bridge,
+            Attachment: self._links.attachment,
+            DefaultRoute: self._links.default_route,
+            Sysctl: self._sysctl,
+            LoopbackRoute: self._links.loopback_route,
+        }
         self._observer = Observer(self._rtnl, self._mirror, self._namespaces, self._known)
         ports.raise_descriptor_limit()
 
@@ -140,20 +149,11 @@ class LinuxKernel:
         return self._visits.visiting()
 
     def apply(self, op: Op) -> None:
-        handlers: dict[type, Callable[[Op], None]] = {
-            Netns: self._netns,
-            HostPort: self._host_port,
-            Bridge: self._bridge,
-            Attachment: self._links.attachment,
-            DefaultRoute: self._links.default_route,
-            Sysctl: self._sysctl,
-            LoopbackRoute: self._links.loopback_route,
-        }
         if op.after is None and isinstance(op.item, Departing):
             for _op, refusal in self._removal.remove([op]):
                 raise refusal
         else:
-            handlers[type(op.item)](op)
+            self._handlers[type(op.item)](op)
 
     def remove(self, ops: Sequence[Op]) -> list[tuple[Op, BridgeheadError]]:
         for op in ops:

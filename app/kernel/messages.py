@@ -1,4 +1,4 @@
-"""The messages that every endpoint's making takes, packed by hand: pyroute2 encodes them slower than the kernel acts.
+"""The messages that every endpoint's coming and going takes, packed by hand: pyroute2 is slower than the kernel.
 
 Byte for byte what pyroute2 would make of the same, which a test compares.
 """
@@ -14,6 +14,7 @@ from app.kernel.wire import (
     IFF_UP,
     LINK_GROUP,
     NLM_F_CREATE,
+    NLM_F_DUMP,
     NLM_F_ECHO,
     NLM_F_EXCL,
     NLM_F_REPLACE,
@@ -21,6 +22,7 @@ from app.kernel.wire import (
     RT_SCOPE_UNIVERSE,
     RT_TABLE_MAIN,
     RTM_DELADDR,
+    RTM_DELLINK,
     RTM_DELROUTE,
     RTM_GETLINK,
     RTM_GETNETCONF,
@@ -29,6 +31,7 @@ from app.kernel.wire import (
     RTM_NEWLINK,
     RTM_NEWNSID,
     RTM_NEWROUTE,
+    RTM_SETLINK,
     RTN_UNICAST,
     Request,
     attribute,
@@ -75,15 +78,49 @@ def get_link(name: str = "", index: int = 0) -> Request:
     return Request(RTM_GETLINK, 0, body, lambda: f"link show {name or index}")
 
 
+def get_links() -> Request:
+    """All links: a dump."""
+    body = _ANY_LINK + _number(_IFLA_EXT_MASK, _EXT_SKIP_STATS)
+    return Request(RTM_GETLINK, NLM_F_DUMP, body, lambda: "link show")
+
+
+def move_link(index: int, group: int) -> Request:
+    """Puts a link into a group."""
+    body = _IFINFOMSG.pack(0, 0, index, 0, 0) + in_group(group)
+    return Request(RTM_SETLINK, 0, body, lambda: f"link set index {index} group {group}")
+
+
+def in_group(group: int) -> bytes:
+    """What stands in the message of each link of a group."""
+    return _number(_IFLA_GROUP, group)
+
+
+def delete_link(index: int, name: str) -> Request:
+    return Request(RTM_DELLINK, 0, _IFINFOMSG.pack(0, 0, index, 0, 0), lambda: f"link delete {name}")
+
+
+def delete_group(group: int) -> Request:
+    """Removes all links of a group."""
+    return Request(RTM_DELLINK, 0, _ANY_LINK + in_group(group), lambda: f"link delete group {group}")
+
+
 def new_veth(name: str, *, master: int, mtu: int, peer: str, peer_mac: str, peer_netns: int) -> Request:
     """A veth pair, both ends down, the peer in the namespace behind a file descriptor; echoed."""
     inside = _ANY_LINK + _text(_IFLA_IFNAME, peer) + _mac(peer_mac) + _number(_IFLA_MTU, mtu)
     inside += _number(_IFLA_NET_NS_FD, peer_netns) + _ONE_QUEUE
     info = _text(_INFO_KIND, "veth") + attribute(_INFO_DATA, attribute(_VETH_INFO_PEER, inside))
-    body = _ANY_LINK + _text(_IFLA_IFNAME, name) + _number(_IFLA_MTU, mtu) + _number(_IFLA_GROUP, LINK_GROUP)
+    body = _ANY_LINK + _text(_IFLA_IFNAME, name) + _number(_IFLA_MTU, mtu) + in_group(LINK_GROUP)
     body += _number(_IFLA_MASTER, master) + _ONE_QUEUE + attribute(_IFLA_LINKINFO, info)
     asked = f"link add {name} mtu {mtu} type veth peer name {peer} address {peer_mac}"
     return Request(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL | NLM_F_ECHO, body, lambda: asked)
+
+
+def _port(port: Mapping[str, bool]) -> bytes:
+    options = b"".join(attribute(PORT_OPTIONS[name], bytes([value])) for name, value in port.items())
+    if port.get("locked"):
+        # what the port learnt before would pass until it ages
+        options += attribute(_BRPORT_FLUSH, b"")
+    return attribute(_IFLA_LINKINFO, _text(_INFO_SLAVE_KIND, "bridge") + attribute(_INFO_SLAVE_DATA, options))
 
 
 def set_link(
@@ -110,12 +147,7 @@ def set_link(
     if master is not None:
         body += _number(_IFLA_MASTER, master)
     if port:
-        options = b"".join(attribute(PORT_OPTIONS[name], bytes([value])) for name, value in port.items())
-        if port.get("locked"):
-            # what the port learnt before would pass until it ages
-            options += attribute(_BRPORT_FLUSH, b"")
-        slave = _text(_INFO_SLAVE_KIND, "bridge") + attribute(_INFO_SLAVE_DATA, options)
-        body += attribute(_IFLA_LINKINFO, slave)
+        body += _port(port)
 
     def asked() -> str:
         words = [] if up is None else ["up" if up else "down"]

@@ -24,7 +24,8 @@ _KINDS = {
 _SELECTABLE = 1024
 """FD_SETSIZE: libnftables ends the process where its socket has a higher number."""
 
-_Port = tuple[Protocol, IPAddress, int]
+_Port = tuple[str, int]
+"""Protocol and address as one text, which hashes at once; and the port."""
 _SPARE = 512
 """Descriptors that stay for all that is no port: the database, namespaces in passing, and the clients' connections,
 without which nobody could take a mapping back."""
@@ -46,7 +47,8 @@ class PortReservations:
 
     def __init__(self) -> None:
         self._held: dict[ItemKey, HostPort] = {}
-        self._sockets: dict[_Port, tuple[ItemKey, socket.socket | None]] = {}
+        self._sockets: dict[_Port, tuple[ItemKey, int | None]] = {}
+        # descriptors: as objects, ten thousand sockets take some MB
 
     def held(self) -> list[HostPort]:
         return list(self._held.values())
@@ -62,18 +64,21 @@ class PortReservations:
         """
         wanted, former = _ports(after), _ports(before)
         self._require_room(wanted)
+        if before is None and after is not None and len(wanted) == 1:
+            self._take(after, *wanted)  # as below: most are one, and a start takes ten thousand of them
+            return
         # 0.0.0.0 and an address of the host exclude one another, held by ourselves or not
-        numbers = {port for _protocol, _address, port in wanted - former}
-        in_the_way = {one for one in former - wanted if one[2] in numbers}
+        numbers = {port for _place, port in wanted - former}
+        in_the_way = {one for one in former - wanted if one[1] in numbers}
         self._release(in_the_way, before)
-        bound: dict[_Port, socket.socket | None] = {}
+        bound: dict[_Port, int | None] = {}
         try:
             for port in [one for one in wanted if one not in self._sockets]:  # a difference would walk every one held
-                bound[port] = _bind(*port)
+                bound[port] = _bound(after, port)
         except BridgeheadError:
             for one in bound.values():
                 _close(one)
-            self._hold(before, {port: _bind(*port) for port in in_the_way})
+            self._hold(before, {port: _bound(before, port) for port in in_the_way})
             raise
         self._release(former - wanted, before)
         if before is not None:
@@ -83,6 +88,11 @@ class PortReservations:
             self._hold(after, bound)
             # one that another mapping held until now changes hands without being free in between
             self._hold(after, {port: self._sockets[port][1] for port in wanted})
+
+    def _take(self, item: HostPort, port: _Port) -> None:
+        held = self._sockets.get(port)
+        self._sockets[port] = (item.key, held[1] if held is not None else _bound(item, port))
+        self._held[item.key] = item
 
     def _require_room(self, wanted: set[_Port]) -> None:
         """Former ports and new ones are held together for a moment. Raises TooManyPorts."""
@@ -95,7 +105,7 @@ class PortReservations:
                 "start the daemon with a higher limit (systemd: LimitNOFILE)"
             )
 
-    def _hold(self, holder: HostPort | None, bound: Mapping[_Port, socket.socket | None]) -> None:
+    def _hold(self, holder: HostPort | None, bound: Mapping[_Port, int | None]) -> None:
         if holder is not None:
             self._sockets |= {port: (holder.key, one) for port, one in bound.items()}
 
@@ -113,22 +123,25 @@ class PortReservations:
         self._held.clear()
 
 
-def _close(bound: socket.socket | None) -> None:
+def _close(bound: int | None) -> None:
     if bound is not None:
-        bound.close()
+        os.close(bound)
 
 
 def _ports(item: HostPort | None) -> set[_Port]:
     if item is None:
         return set()
-    return {(item.protocol, item.address, port) for port in range(item.port, item.port + item.count)}
+    place = f"{item.protocol.value}/{item.address}"
+    return {(place, port) for port in range(item.port, item.port + item.count)}
+
+
+def _bound(item: HostPort | None, port: _Port) -> int | None:
+    return None if item is None else _bind(item.protocol, item.address, port[1])
 
 
 def probe(protocol: Protocol, address: IPAddress, port: int) -> None:
     """Raises PortTaken where a process holds the port, KernelRefused where the address is not the host's."""
-    bound = _bind(protocol, address, port)
-    if bound is not None:
-        bound.close()
+    _close(_bind(protocol, address, port))
 
 
 def _open(protocol: Protocol, address: IPAddress) -> socket.socket | None:
@@ -145,7 +158,8 @@ def _open(protocol: Protocol, address: IPAddress) -> socket.socket | None:
         raise KernelRefused(refusal.errno or errno.EIO, f"socket {protocol}, IPv{address.version}") from refusal
 
 
-def _bind(protocol: Protocol, address: IPAddress, port: int) -> socket.socket | None:
+def _bind(protocol: Protocol, address: IPAddress, port: int) -> int | None:
+    """A descriptor that the caller closes, None where the kernel has no such sockets."""
     bound = _open(protocol, address)
     if bound is None:
         return None
@@ -169,17 +183,17 @@ def _bind(protocol: Protocol, address: IPAddress, port: int) -> socket.socket | 
     return _out_of_the_way(bound)
 
 
-def _out_of_the_way(bound: socket.socket) -> socket.socket:
+def _out_of_the_way(bound: socket.socket) -> int:
     """The socket under a number of 1024 or more: those below are for libraries that use select(2)."""
     try:
         moved = fcntl.fcntl(bound.fileno(), fcntl.F_DUPFD_CLOEXEC, _SELECTABLE)
     except OSError as refusal:
         if refusal.errno in (errno.EINVAL, errno.EMFILE):  # the process may not have that many
-            return bound
+            return bound.detach()
         bound.close()
         raise KernelRefused(refusal.errno or errno.EIO, "dup") from refusal
     bound.close()
-    return socket.socket(fileno=moved)
+    return moved
 
 
 def _holder(protocol: Protocol, address: IPAddress, port: int) -> str:

@@ -16,28 +16,14 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 
-from app.kernel import libc
+from app.kernel import libc, messages
 from app.kernel.crew import Crew
 from app.kernel.events import EventsLost, KernelEvents
 from app.kernel.mirror import HostMirror
 from app.kernel.namespaces import Namespaces
 from app.kernel.nsfiles import RUN_NETNS
 from app.kernel.parse import Link
-from app.kernel.wire import (
-    GOING_GROUPS,
-    LINK_GROUP,
-    NLM_F_ACK,
-    NLM_F_DUMP,
-    NLM_F_REQUEST,
-    NLMSG_ERROR,
-    RTM_DELLINK,
-    RTM_GETLINK,
-    RTM_SETLINK,
-    Netlink,
-    Packed,
-    attribute,
-    split,
-)
+from app.kernel.wire import GOING_GROUPS, LINK_GROUP, Netlink, Packed, Request
 from app.model.errors import BridgeheadError, KernelRefused
 from app.model.ops import Op
 from app.model.state import Attachment, Bridge, DefaultRoute, ForeignLink, Netns
@@ -49,8 +35,6 @@ _PATIENCE = 5.0
 """Seconds that the daemon's end waits for deletes that are under way."""
 _CATCH_UP = 1000
 """Milliseconds that the mirror may be behind with what another socket has heard; it takes microseconds."""
-_IFLA_GROUP, _IFLA_EXT_MASK, _SKIP_STATS = 27, 29, 8  # linux/if_link.h; RTEXT_FILTER_SKIP_STATS
-_RECEIVE = 1 << 18
 
 Refused = list[tuple[Op, BridgeheadError]]
 Place = tuple[int | None, int]
@@ -196,12 +180,10 @@ class Removal:
         return False
 
     def delete(self, going: Sequence[_Going], group: int = 0) -> _Call:
-        body = _link(0 if group else going[0].link.index)
-        asked = f"ip link delete {f'group {group}' if group else going[0].link.name}"
-        if group:
-            body += _group(group)
+        link = going[0].link
+        asked = messages.delete_group(group) if group else messages.delete_link(link.index, link.name)
         places = {place for one in going for place in _ends(one.link)}
-        return _Call(going, places, self._crew.run(partial(_delete, body, asked), self._tell))
+        return _Call(going, places, self._crew.run(partial(_delete, asked), self._tell))
 
     def _tell(self) -> None:
         os.eventfd_write(self._returned, 1)
@@ -275,40 +257,14 @@ class Groups(Netlink):
     """Moves links between groups."""
 
     def move(self, indices: Sequence[int], group: int) -> bool:
-        """In one send, of which the kernel answers the last and what it refuses; False where it refused one."""
-        first, last = self._sequence + 1, self._sequence + len(indices)
-        self._sequence = last
-        messages = [
-            _message(_link(index) + _group(group), NLM_F_ACK if number == last else 0, number)
-            for number, index in enumerate(indices, first)
-        ]
-        self._socket.send(b"".join(messages))
-        refused = False
-        while True:
-            for kind, sequence, _flags, raw in split(self._socket.recv(_RECEIVE)):
-                if kind == NLMSG_ERROR:
-                    refused |= struct.unpack_from("=i", raw, 16)[0] != 0
-                    if sequence == last:
-                        return not refused
+        """In one send; False where the kernel refused one."""
+        answers = self.ask_all([messages.move_link(index, group) for index in indices])
+        return not any(isinstance(answer, KernelRefused) for answer in answers)
 
     def size(self, group: int) -> int:
         """How many links are in a group: a dump, which is not taken apart."""
-        body = _link(0) + attribute(_IFLA_EXT_MASK, struct.pack("=I", _SKIP_STATS))
-        raws = self.request(Packed(body), RTM_GETLINK, NLM_F_DUMP, lambda: f"ip link show group {group}")
-        wanted = _group(group)
-        return sum(wanted in raw for raw in raws)
-
-
-def _link(index: int) -> bytes:
-    return struct.pack("=BxHiII", 0, 0, index, 0, 0)  # struct ifinfomsg
-
-
-def _group(group: int) -> bytes:
-    return attribute(_IFLA_GROUP, struct.pack("=I", group))
-
-
-def _message(body: bytes, flags: int, sequence: int) -> bytes:
-    return struct.pack("=IHHII", 16 + len(body), RTM_SETLINK, flags | NLM_F_REQUEST, sequence, 0) + body
+        wanted, asked = messages.in_group(group), messages.get_links()
+        return sum(wanted in raw for raw in self.request(Packed(asked.body), asked.kind, asked.flags, asked.asked))
 
 
 def _ends(link: Link) -> Iterator[Place]:
@@ -330,11 +286,11 @@ def _are_many(going: Sequence[_Going]) -> bool:
     return len(going) >= _MANY or (len(going) > 1 and bool(_bridges(going)))
 
 
-def _delete(body: bytes, asked: str) -> None:
+def _delete(asked: Request) -> None:
     """Returns long after it is done. Its being gone already is as good."""
     try:
-        with Netlink() as netlink:
-            netlink.change(Packed(body), RTM_DELLINK, 0, lambda: asked)
+        with Netlink(command="ip") as netlink:
+            netlink.change_all([asked])
     except KernelRefused as refusal:
         if refusal.errno != errno.ENODEV:
             raise

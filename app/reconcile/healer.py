@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Sequence
 from functools import partial
 
 from app.firewall.protocol import Firewall
+from app.host import heap
 from app.model.contracts import Kernel
 from app.model.errors import BridgeheadError, KernelRefused, NamespaceMissing
 from app.model.ops import Op
@@ -25,7 +26,7 @@ from app.reconcile.batch import Job, Requests, reached_items
 from app.reconcile.brake import Brake
 from app.reconcile.differences import difference, log_healed
 from app.reconcile.executor import Executor, Outcome
-from app.reconcile.healing import heal, without_what_goes_along
+from app.reconcile.healing import differing, heal
 from app.reconcile.render import Rendered, all_keys, render
 from app.reconcile.rules import RuleHealer
 from app.reconcile.statuses import publish_statuses
@@ -73,6 +74,13 @@ class Healer:
     def full_pass(self) -> frozenset[ItemKey]:
         """Whatever is there; returns what is lacking all the same. Raises BridgeheadError."""
         self.passes += 1
+        with heap.uncollected():
+            lacking = self._pass()
+        if self.passes == 1:
+            heap.keep_all()
+        return lacking
+
+    def _pass(self) -> frozenset[ItemKey]:
         self._refused_settings = set()
         self._brake.release()
         self._rules.all_done()
@@ -126,7 +134,7 @@ class Healer:
         rendered = self._render(self._widened(keys))
         wanted = {key: item for one in rendered.values() for key, item in one.items.items() if not _is_fixed(item)}
         observed = {item.key: item for item in self._kernel.observe_items(wanted.values())}
-        ops, held = self._held_back(diff(wanted, without_what_goes_along(wanted, observed)), rendered)
+        ops, held = self._held_back(differing(wanted, observed), rendered)
         self._tell(ops)
         outcome = self._executor.run_each(ops)
         log_healed(outcome.done)

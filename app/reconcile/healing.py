@@ -58,7 +58,7 @@ def heal(
     wanted = {item_key: item for one in rendered.values() for item_key, item in one.items.items()}
     links = {key: item for key, item in wanted.items() if not isinstance(item, FirewallItem)}
     observed = {item.key: item for item in kernel.observe(links.values())}
-    ops = diff(links, without_what_goes_along(links, observed))
+    ops = differing(links, observed)
     tell(ops)
     first = executor.run_each([op for op in ops if _before_rules(op)])
     lost = {op.item.owner for op, _refusal in first.refused if isinstance(op.item, HostPort)}
@@ -86,11 +86,14 @@ def _before_rules(op: Op) -> bool:
     return op.after is None and (localnet or isinstance(op.item, LoopbackRoute))
 
 
-def without_what_goes_along(wanted: State, observed: State) -> dict[ItemKey, Item]:
-    """A route or setting that is there now goes with the link under it where that is made anew."""
-    made = [op.after for op in diff(wanted, observed) if op.before is None]
+def differing(wanted: State, observed: State) -> list[Op]:
+    """What brings the one to the other; a route or setting that is there now goes with the link under it made anew."""
+    ops = diff(wanted, observed)
+    made = [op.after for op in ops if op.before is None]
     inner = {(item.namespace_key, item.ifname) for item in made if isinstance(item, Attachment)}
     bridges = {item.name for item in made if isinstance(item, Bridge)}
+    if not inner and not bridges:
+        return ops
 
     def stays(item: Item) -> bool:
         match item:
@@ -103,4 +106,4 @@ def without_what_goes_along(wanted: State, observed: State) -> dict[ItemKey, Ite
             case _:
                 return True
 
-    return {key: item for key, item in observed.items() if stays(item)}
+    return diff(wanted, {key: item for key, item in observed.items() if stays(item)})

@@ -9,7 +9,6 @@ import struct
 import time
 from collections.abc import Callable
 from ipaddress import ip_address
-from types import TracebackType
 from typing import Self
 
 Opener = Callable[[int, int, int], socket.socket]
@@ -150,7 +149,5 @@ class UdpFlow:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, failure: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_exception: object) -> None:
         self.close()

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from functools import partial
 from ipaddress import ip_address, ip_interface
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from app.kernel import libc, sysctl
@@ -245,7 +244,5 @@ class Sandbox:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, failure: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_exception: object) -> None:
         self.close()

@@ -8,7 +8,6 @@ import socket
 import struct
 from collections.abc import Callable
 from threading import Thread
-from types import TracebackType
 from typing import Self
 
 Peer = tuple[str, int]
@@ -80,9 +79,7 @@ class Server:
     def __enter__(self) -> Self:
         return self.start()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, failure: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_exception: object) -> None:
         self.close()
 
     @property

@@ -181,6 +181,12 @@ class Table(Generic[T]):
         """The values with these ids, the oldest first."""
         return [self._values[one] for one in sorted(identities, key=self._order.__getitem__)]
 
+    def load(self, values: Iterable[T]) -> None:
+        """Adds them to what was empty, for good."""
+        for value in values:
+            self._set(self._identity(value), None, value, self._next)
+            self._next += 1
+
     def put(self, value: T) -> None:
         """Adds it, or replaces the one with its id, whose place it takes."""
         identity = self._identity(value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from ipaddress import ip_address, ip_network
 from typing import Any
 
@@ -23,9 +24,13 @@ from app.model.spec import (
 )
 
 Row = Any
-"""A row as the database gives it: its columns are attributes."""
+"""A row as the driver gives it: its columns are attributes."""
 Values = dict[str, Any]
 """A row's columns."""
+_NO_LABELS: Mapping[str, str] = {}
+# many rows share theirs: a value is made once, and kept once
+_address_of = lru_cache(maxsize=4096)(ip_address)
+_moment_of = lru_cache(maxsize=1024)(datetime.fromisoformat)
 
 
 def key_of(address: IPAddress) -> str:
@@ -63,15 +68,15 @@ def network_of(row: Row) -> Network:
         bridge=row.bridge,
         plans=tuple(plans),
         mtu=row.mtu,
-        internal=row.internal,
-        isolated=row.isolated,
-        icc=row.icc,
-        masquerade=row.masquerade,
+        internal=bool(row.internal),
+        isolated=bool(row.isolated),
+        icc=bool(row.icc),
+        masquerade=bool(row.masquerade),
         snat_address=_address(row.snat_address),
-        spoof_protection=row.spoof_protection,
-        labels=dict(row.labels),
-        created_at=datetime.fromisoformat(row.created_at),
-        updated_at=datetime.fromisoformat(row.updated_at),
+        spoof_protection=bool(row.spoof_protection),
+        labels=_labels_of(row.labels),
+        created_at=_moment_of(row.created_at),
+        updated_at=_moment_of(row.updated_at),
     )
 
 
@@ -84,8 +89,13 @@ def _json(labels: Mapping[str, str]) -> str:
     return json.dumps(dict(labels)) if labels else "{}"
 
 
+def _labels_of(text: str) -> Mapping[str, str]:
+    found: Mapping[str, str] = _NO_LABELS if text == "{}" else json.loads(text)
+    return found
+
+
 def _address(text: str | None) -> IPAddress | None:
-    return ip_address(text) if text is not None else None
+    return _address_of(text) if text is not None else None
 
 
 def _text(value: IPAddress | IPNetwork | None) -> str | None:
@@ -131,18 +141,18 @@ def endpoint_of(row: Row) -> Endpoint:
         name=row.name,
         netns=NetnsRef(NetnsKind(row.netns_kind), row.netns_value, row.netns_start_time),
         namespace_key=row.namespace_key,
-        create_namespace=row.create_namespace,
-        ephemeral=row.ephemeral,
-        addresses=tuple(ip_address(text) for text in (row.address, row.address6) if text is not None),
+        create_namespace=bool(row.create_namespace),
+        ephemeral=bool(row.ephemeral),
+        addresses=tuple(_address_of(text) for text in (row.address, row.address6) if text is not None),
         mac=row.mac,
         ifname=row.ifname,
         host_ifname=row.host_ifname,
-        default_route=row.default_route,
-        default_route_at=datetime.fromisoformat(row.default_route_at) if row.default_route_at else None,
-        labels=dict(row.labels),
+        default_route=None if row.default_route is None else bool(row.default_route),
+        default_route_at=_moment_of(row.default_route_at) if row.default_route_at else None,
+        labels=_labels_of(row.labels),
         uid=row.uid,
-        created_at=datetime.fromisoformat(row.created_at),
-        updated_at=datetime.fromisoformat(row.updated_at),
+        created_at=_moment_of(row.created_at),
+        updated_at=_moment_of(row.updated_at),
     )
 
 
@@ -176,13 +186,13 @@ def portmap_of(row: Row) -> Portmap:
         id=row.id,
         endpoint_id=row.endpoint_id,
         protocol=Protocol(row.protocol),
-        host_ip=ip_address(row.host_ip),
+        host_ip=_address_of(row.host_ip),
         host_port=row.host_port,
         target_port=row.target_port,
         count=row.count,
-        labels=dict(row.labels),
-        created_at=datetime.fromisoformat(row.created_at),
-        updated_at=datetime.fromisoformat(row.updated_at),
+        labels=_labels_of(row.labels),
+        created_at=_moment_of(row.created_at),
+        updated_at=_moment_of(row.updated_at),
     )
 
 
@@ -205,11 +215,11 @@ def allocation_of(row: Row) -> Allocation:
     return Allocation(
         id=row.id,
         network_id=row.network_id,
-        address=ip_address(row.address),
+        address=_address_of(row.address),
         kind=AllocationKind(row.kind),
         endpoint_id=row.endpoint_id,
         note=row.note,
-        created_at=datetime.fromisoformat(row.created_at),
+        created_at=_moment_of(row.created_at),
     )
 
 

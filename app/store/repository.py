@@ -6,10 +6,11 @@ The worker keeps one for as long as it runs. Who changes it and does not commit 
 from __future__ import annotations
 
 import json
+from collections import namedtuple
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection, delete, select, tuple_
 from sqlmodel import SQLModel
@@ -22,6 +23,7 @@ from app.store.tables import AllocationRow, EndpointRow, KeptAnswerRow, NetworkR
 from app.store.writes import Verb, Write, send, table_of
 
 P = TypeVar("P")
+_named: Any = namedtuple  # its fields are known at run time only
 _PURGED = 16
 """Old answers that go with each new one: more than come, and few enough to cost nothing."""
 _CURSORS: dict[Version, str] = {4: "cursor", 6: "cursor6"}
@@ -58,17 +60,13 @@ class Repository(Memory):
         self._writes: list[Write] = []
         self._moved: set[tuple[str, Version]] = set()
         for row in _rows(connection, NetworkRow):
-            self._networks.put(mapping.network_of(row))
+            self._networks.load([mapping.network_of(row)])
             for version, name in _CURSORS.items():
                 if (key := getattr(row, name)) is not None:
                     self._cursors[row.id, version] = mapping.value_of(key, version)
-        for row in _rows(connection, EndpointRow):
-            self._endpoints.put(mapping.endpoint_of(row))
-        for row in _rows(connection, PortmapRow):
-            self._portmaps.put(mapping.portmap_of(row))
-        for row in _rows(connection, AllocationRow):
-            self._allocations.put(mapping.allocation_of(row))
-        self._journal.clear()
+        self._endpoints.load(map(mapping.endpoint_of, _rows(connection, EndpointRow)))
+        self._portmaps.load(map(mapping.portmap_of, _rows(connection, PortmapRow)))
+        self._allocations.load(map(mapping.allocation_of, _rows(connection, AllocationRow)))
 
     # --- the transaction
 
@@ -235,8 +233,11 @@ class Repository(Memory):
 
 
 def _rows(connection: Connection, row: type[SQLModel]) -> Iterable[mapping.Row]:
+    """As the driver has them, oldest first: the library's own take as long again as all that is made of them."""
     table = table_of(row)
-    return connection.execute(select(table).order_by(table.c.seq))
+    shape = _named(row.__name__, [column.name for column in table.c])
+    query = str(select(table).order_by(table.c.seq).compile(connection))
+    return map(shape._make, connection.exec_driver_sql(query))
 
 
 def _is_of(values: mapping.Values, scope: str, key: str) -> bool:

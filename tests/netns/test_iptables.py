@@ -2,11 +2,12 @@
 
 import re
 import subprocess
-from collections import defaultdict
+from collections import Counter, defaultdict
 from contextlib import suppress
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
 
+import iptc
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -240,6 +241,42 @@ def test_a_refused_change_leaves_everything_as_it_was(fresh, monkeypatch):
     assert saved(fresh, order=False) == before
     apply(fresh, firewall, state_of(WEB), BOTH)
     assert sync(fresh, IptablesFirewall(), BOTH) == []
+
+
+def test_what_somebody_changed_before_a_change_of_ours_is_still_seen(fresh):
+    firewall = IptablesFirewall()
+    sync(fresh, firewall, {})
+    apply(fresh, firewall, {}, state_of(WEB))
+    assert not fresh.run(lambda: firewall.changed(touched=False))
+    fresh.exec([PROGRAMS["iptables"], "-D", "BRIDGEHEAD-FROM", "1"])
+    apply(fresh, firewall, {}, state_of(PORT))
+    assert fresh.run(lambda: firewall.changed(touched=False))
+
+
+@pytest.mark.parametrize("others", [0, 1000])
+def test_mappings_are_one_read_and_one_commit_at_any_size(fresh, monkeypatch, figure, others):
+    def ports(first, count, target=80):
+        made = (replace(PORT, owner=f"id-{first + n}", host_port=first + n, count=1) for n in range(count))
+        return state_of(*(replace(one, target_port=target) for one in made))
+
+    firewall, calls = IptablesFirewall(), Counter()
+    apply(fresh, firewall, {}, BOTH | ports(20_000, others))
+    for kind in (iptc.Table, iptc.Table6):
+        for name in ("refresh", "commit", "append_entry", "insert_entry", "delete_entry"):
+            real = getattr(kind, name)
+            counted = lambda *given, name=name, real=real: calls.update([name]) or real(*given)  # noqa: E731
+            monkeypatch.setattr(kind, name, counted)
+    for count in (1, 100):
+        made, moved = ports(100, count), ports(100, count, 81)
+        for before, after in (({}, made), (made, moved), (moved, {})):
+            calls.clear()
+            apply(fresh, firewall, before, after)
+            figure(f"{others} others, {count} at once: {dict(calls)}")
+            assert (calls["refresh"], calls["commit"]) == (1, 1)
+            # buckets come and go with a jump each
+            assert calls["append_entry"] + calls["insert_entry"] + calls["delete_entry"] <= 2 * count + 2
+    monkeypatch.undo()
+    assert sync(fresh, IptablesFirewall(), BOTH | ports(20_000, others)) == []
 
 
 def test_tables_that_nothing_needs_are_not_loaded():

@@ -112,8 +112,8 @@ def test_what_is_gone_already_is_as_good(sandbox, kernel):
 def test_a_refusal_is_told_and_leaves_the_link_as_it_was(sandbox, kernel, monkeypatch, items):
     make_all(kernel)
 
-    def refuse(_body, asked):
-        raise KernelRefused(errno.EPERM, asked)
+    def refuse(request):
+        raise KernelRefused(errno.EPERM, request.asked())
 
     with monkeypatch.context() as patched:
         patched.setattr(removal, "_delete", refuse)

@@ -1,10 +1,10 @@
 """The rules as text, for each option of a network. REGOLDEN=1 writes the files anew: read the difference."""
 
-import os
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 import pytest
+from goldenfiles import require
 
 from app.firewall.repair import layout
 from app.firewall.rules import TABLES, own_rules, rules_of, shared_rules
@@ -125,10 +125,7 @@ def rendered(items):
 
 @pytest.mark.parametrize("case", CASES)
 def test_rules(case):
-    file = GOLDEN / f"{case}.txt"
-    if os.environ.get("REGOLDEN"):
-        file.write_text(rendered(CASES[case]))
-    assert rendered(CASES[case]) == file.read_text(), "REGOLDEN=1 pytest tests/unit/test_golden.py writes it anew"
+    require(rendered(CASES[case]), GOLDEN / f"{case}.txt")
 
 
 def test_every_file_has_its_case():

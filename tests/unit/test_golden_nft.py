@@ -1,10 +1,10 @@
 """The nftables rules as text, for each option of a network. REGOLDEN=1 writes the files anew: read the difference."""
 
-import os
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 import pytest
+from goldenfiles import require
 
 from app.firewall.nft_rules import element_commands, elements_of, layout
 from app.model.spec import Protocol
@@ -104,10 +104,7 @@ def rendered(items):
 
 @pytest.mark.parametrize("case", CASES)
 def test_commands(case):
-    file = GOLDEN / f"{case}.nft"
-    if os.environ.get("REGOLDEN"):
-        file.write_text(rendered(CASES[case]))
-    assert rendered(CASES[case]) == file.read_text(), "REGOLDEN=1 pytest tests/unit/test_golden_nft.py writes it anew"
+    require(rendered(CASES[case]), GOLDEN / f"{case}.nft")
 
 
 def test_every_file_has_its_case():

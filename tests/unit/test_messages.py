@@ -54,6 +54,15 @@ def test_get_link(name, index):
     assert messages.get_link(index=index).body == body(ifinfmsg, [mask], index=index)
 
 
+@given(INDEX, NAME, INDEX)
+def test_what_goes(index, name, group):
+    held = ["IFLA_GROUP", group]
+    assert messages.get_links().body == body(ifinfmsg, [["IFLA_EXT_MASK", 8]])
+    assert messages.move_link(index, group).body == body(ifinfmsg, [held], index=index)
+    assert messages.delete_link(index, name).body == body(ifinfmsg, [], index=index)
+    assert messages.delete_group(group).body == body(ifinfmsg, [held])
+
+
 @given(NAME, INDEX, MTU, NAME, MAC, DESCRIPTOR)
 def test_new_veth(name, master, mtu, peer, mac, netns):
     queues = [["IFLA_NUM_TX_QUEUES", 1], ["IFLA_NUM_RX_QUEUES", 1]]

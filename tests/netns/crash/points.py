@@ -84,7 +84,6 @@ def install(board, *, iptables):
 
     _wrap(board, linux.LinuxKernel, "apply", before=True, operation=True)
     _wrap(board, linux.LinuxKernel, "remove", before=True, operation=True)
-    _wrap(board, removal.Groups, "move")
     _wrap(board, removal.Removal, "delete", before=True)
     _wrap(board, removal.Removal, "unlink", before=True)
     _wrap(board, selection.HostFirewall, "apply", before=True, operation=True)

@@ -187,6 +187,18 @@ def test_row_13_flows_of_other_ports_and_addresses_are_left_alone(lab, family, c
             delete_all(lab, mappings)
 
 
+def every_change(snat_address):
+    return (
+        {"isolated": True},
+        {"masquerade": False},
+        {"masquerade": True},
+        {"snat_address": snat_address},
+        {"snat_address": None},
+        {"icc": False},
+        {"icc": True, "isolated": False},
+    )
+
+
 def test_row_13_connections_live_through_every_change_of_their_network(lab, family, cell):
     red, blue = lab.web(isolated=False)
     green = lab.green(isolated=False)
@@ -214,15 +226,7 @@ def test_row_13_connections_live_through_every_change_of_their_network(lab, fami
             assert connection.recv(100)
         masqueraded = internet.last_peer
         (fixed,) = {family.host, family.host_second} - {masqueraded}
-        for change in (
-            {"isolated": True},
-            {"masquerade": False},
-            {"masquerade": True},
-            {"snat_address": fixed},
-            {"snat_address": None},
-            {"icc": False},
-            {"icc": True, "isolated": False},
-        ):
+        for change in every_change(fixed):
             lab.patch("networks/web", **change)
             for way, connection in kept.items():
                 echo(connection, f"{way}, {change}")

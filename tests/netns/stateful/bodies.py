@@ -47,32 +47,38 @@ def _offsets(version):
     return st.sampled_from([1, 2, 3, 4, 5, 6, 0, 7, 300]).map(lambda offset: Offset(version, offset))
 
 
-def _network(number):
+def _subnets(number):
     inside = f"10.{number}.0"
+    return [
+        {},
+        {"subnet": f"{inside}.0/24"},
+        {"subnet": f"{inside}.0/24", "gateway": None},
+        {"subnet": f"{inside}.0/24", "gateway": f"{inside}.77", "ip_range": f"{inside}.128/29"},
+        {"subnet": f"{inside}.0/29"},
+        {"subnet": f"{inside}.0/29", "gateway": f"{inside}.6"},
+        {"subnet": f"{inside}.0/28"},
+    ]
+
+
+def _odd_subnets(number):
+    """Most of them are refused."""
+    inside = f"10.{number}.0"
+    return [
+        {"subnet": "10.0.0.0/16"},
+        {"subnet": f"{inside}.8/24"},
+        {"subnet": f"{inside}.0/24", "gateway": f"{inside}.0"},
+        {"subnet": f"{inside}.0/24", "gateway": "10.9.0.1"},
+        {"subnet": f"{inside}.0/24", "ip_range": "10.9.0.0/28"},
+        {"subnet": "203.0.113.128/25"},
+        {"gateway6": f"fd00:{number}::1"},
+    ]
+
+
+def _network(number):
     return _merged(
         st.just({"name": f"n{number}"}),
         _flags(2),
-        st.sampled_from(
-            [
-                {},
-                {"subnet": f"{inside}.0/24"},
-                {"subnet": f"{inside}.0/24", "gateway": None},
-                {"subnet": f"{inside}.0/24", "gateway": f"{inside}.77", "ip_range": f"{inside}.128/29"},
-                {"subnet": f"{inside}.0/29"},
-                {"subnet": f"{inside}.0/29", "gateway": f"{inside}.6"},
-                {"subnet": f"{inside}.0/28"},
-            ]
-            * 3
-            + [
-                {"subnet": "10.0.0.0/16"},
-                {"subnet": f"{inside}.8/24"},
-                {"subnet": f"{inside}.0/24", "gateway": f"{inside}.0"},
-                {"subnet": f"{inside}.0/24", "gateway": "10.9.0.1"},
-                {"subnet": f"{inside}.0/24", "ip_range": "10.9.0.0/28"},
-                {"subnet": "203.0.113.128/25"},
-                {"gateway6": f"fd00:{number}::1"},
-            ]
-        ),
+        st.sampled_from(_subnets(number) * 3 + _odd_subnets(number)),
         st.sampled_from(
             [
                 {},

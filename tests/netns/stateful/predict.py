@@ -148,17 +148,8 @@ def create_endpoint(world, body):
         return _not_found()
     seen = Prediction()
     namespace, create = body["namespace"], body.get("create_namespace", True)
-    if namespace not in world.spaces and not create:
-        seen.faults.add("namespace_missing")
-    if body.get("name") in {one.name for one in world.endpoints.values()}:
-        seen.faults.add("name_taken")
     held = {one.ifname for one in world.inside(namespace)}
-    if "ifname" in body and body["ifname"] in held:
-        seen.faults.add("interface_exists")
-    if "host_ifname" in body and world.is_host_link(body["host_ifname"]):
-        seen.faults.add("interface_exists")
-    if "address6" in body and 6 not in network.plans:
-        seen.faults.add("invalid")
+    seen.faults |= _endpoint_faults(world, network, body, held)
     addresses = {version: _address(world, network, version, body, seen.faults) for version in network.plans}
 
     def apply(answer):
@@ -187,6 +178,22 @@ def create_endpoint(world, body):
 
     seen.apply = apply
     return seen
+
+
+def _endpoint_faults(world, network, body, held):
+    """But for its addresses. held: names of interfaces in its namespace."""
+    faults = set()
+    if body["namespace"] not in world.spaces and not body.get("create_namespace", True):
+        faults.add("namespace_missing")
+    if body.get("name") in {one.name for one in world.endpoints.values()}:
+        faults.add("name_taken")
+    if "ifname" in body and body["ifname"] in held:
+        faults.add("interface_exists")
+    if "host_ifname" in body and world.is_host_link(body["host_ifname"]):
+        faults.add("interface_exists")
+    if "address6" in body and 6 not in network.plans:
+        faults.add("invalid")
+    return faults
 
 
 def _address(world, network, version, body, faults):

@@ -21,16 +21,17 @@ _UNCOUNTED = {
     "x86_64": {
         "futex": 202, "poll": 7, "ppoll": 271, "select": 23, "pselect6": 270, "epoll_wait": 232, "epoll_pwait": 281,
         "sched_yield": 24, "restart_syscall": 219, "rt_sigprocmask": 14, "gettid": 186, "clone": 56, "clone3": 435,
-        "recvmsg": 47, "brk": 12, "mmap": 9, "munmap": 11, "mremap": 25, "mprotect": 10, "madvise": 28,
+        "recvfrom": 45, "recvmsg": 47, "brk": 12, "mmap": 9, "munmap": 11, "mremap": 25, "mprotect": 10, "madvise": 28,
     },
     "aarch64": {
         "futex": 98, "ppoll": 73, "pselect6": 72, "epoll_pwait": 22,
         "sched_yield": 124, "restart_syscall": 128, "rt_sigprocmask": 135, "gettid": 178, "clone": 220, "clone3": 435,
-        "recvmsg": 212, "brk": 214, "mmap": 222, "munmap": 215, "mremap": 216, "mprotect": 226, "madvise": 233,
+        "recvfrom": 207, "recvmsg": 212,
+        "brk": 214, "mmap": 222, "munmap": 215, "mremap": 216, "mprotect": 226, "madvise": 233,
     },
 }  # fmt: skip
-"""By name and number: waits, the threads that are started where none is free, and how many reads events come in, which
-is the scheduler's affair; and memory, which the allocator asks for when it runs out."""
+"""By name and number: waits, the threads that are started where none is free, and the reads that answers and events
+come in, all of which are the scheduler's affair; and memory, which the allocator asks for when it runs out."""
 
 
 class Denied(Exception):

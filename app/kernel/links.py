@@ -147,6 +147,7 @@ class Links:
                 self._set_up_port(item, index, alias(item.owner))
                 self._set_up_inside(item, place, peer)
                 self._await_forwarding(item, index)
+                place.await_addresses(place.made[item.ifname], item.addresses)
                 place.announce(item.ifname, item.mac, item.addresses)
             self._known.remember(place.identity, item.netns, item.namespace_key)
 
@@ -293,6 +294,8 @@ def _prepare_inside(item: Attachment, place: Place) -> None:
     with place.inside():
         set_ipv6(item.ifname, on=item.ipv6, net=place.net())
         place.prepare_announcement()
+        if item.ipv6:
+            place.hear_addresses()
 
 
 def _get_filters(index: int) -> list[Request]:

@@ -6,7 +6,9 @@ An open socket keeps a namespace alive, with its links: at the end of the visit 
 from __future__ import annotations
 
 import os
+import select
 import socket
+import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
@@ -15,9 +17,12 @@ from app.kernel.announce import Announcer
 from app.kernel.namespaces import Namespaces
 from app.kernel.netlink import Rtnl
 from app.kernel.nsfiles import identity, open_namespace, path_of
+from app.kernel.parse import parse_address, parse_index
+from app.kernel.wire import RTM_NEWADDR, RTMGRP_IPV6_IFADDR, Netlink
 from app.model.spec import NetnsRef
 from app.model.state import IPInterface
 
+_PATIENCE = 0.5
 _PLACES_MAX = 32
 """Namespaces that are kept open at once; what is done in one is done in a row."""
 
@@ -33,6 +38,7 @@ class Place:
         self._announcer = announcer
         self._rtnl: Rtnl | None = None
         self._sender: socket.socket | None = None
+        self._heard: Netlink | None = None
         self._net: int | None = None
         self.ref = ref
         self.descriptor = open_namespace(ref)
@@ -45,6 +51,8 @@ class Place:
             os.close(self._net)
         if self._rtnl is not None:
             self._rtnl.close()
+        if self._heard is not None:
+            self._heard.close()
         if self._sender is not None:
             self._announcer.discard(self._sender)
 
@@ -84,6 +92,26 @@ class Place:
             return self.made[ifname]
         link = self.rtnl.link(ifname)
         return None if link is None else link.index
+
+    def hear_addresses(self) -> None:
+        """To be called inside, before the addresses are there that `await_addresses` is about."""
+        if self._heard is None:
+            self._heard = Netlink(groups=RTMGRP_IPV6_IFADDR)
+
+    def await_addresses(self, index: int, addresses: Collection[IPInterface]) -> None:
+        """Until the kernel has taken these IPv6 addresses of a link into use, or for half a second.
+
+        It does so on a thread of its own, and before that it answers no neighbour, who then asks again a second later.
+        """
+        waiting = {address for address in addresses if address.version == 6}
+        deadline = time.monotonic() + _PATIENCE
+        while waiting and self._heard is not None and (left := deadline - time.monotonic()) > 0:
+            waiter = select.poll()
+            waiter.register(self._heard.fileno(), select.POLLIN)
+            waiter.poll(left * 1000)
+            for kind, _flags, raw in self._heard.events():
+                if kind == RTM_NEWADDR and parse_index(raw) == index:
+                    waiting.discard(parse_address(raw)[1])
 
     def prepare_announcement(self) -> None:
         """To be called inside, before `announce`."""

@@ -1,6 +1,7 @@
 """A thread's system calls, counted by ptrace(2): no tool, and no layout of registers."""
 
 import ctypes
+import errno
 import os
 import platform
 import signal
@@ -17,6 +18,7 @@ _AGAIN = (-512, -513, -514, -516)
 _OF_A_CALL = signal.SIGTRAP | 0x80
 _WALL = 0x40000000
 _INFO = struct.Struct("=B3xIQQq")
+_MACHINE = platform.machine()
 _UNCOUNTED = {
     "x86_64": {
         "futex": 202, "poll": 7, "ppoll": 271, "select": 23, "pselect6": 270, "epoll_wait": 232, "epoll_pwait": 281,
@@ -34,18 +36,11 @@ _UNCOUNTED = {
 come in, all of which are the scheduler's affair; and memory, which the allocator asks for when it runs out."""
 
 
-class Denied(Exception):
-    """Nobody counts system calls here; says why."""
-
-
 class Tracer:
-    """Counts from its making until the thread, of another process, ends. Raises Denied."""
+    """Counts from its making until the thread, of another process, ends. denied: why it does not, empty if it does."""
 
     def __init__(self, thread):
-        machine = platform.machine()
-        if machine not in _UNCOUNTED:
-            raise Denied(f"the numbers of system calls on {machine} are not known")
-        self._uncounted = frozenset(_UNCOUNTED[machine].values())
+        self.denied = ""
         self._thread = thread
         self._ptrace = ctypes.CDLL(None, use_errno=True).ptrace
         self._ptrace.restype = ctypes.c_long
@@ -53,14 +48,11 @@ class Tracer:
         self._info = ctypes.create_string_buffer(88)
         self._number = -1
         self._counts = Counter()
-        self._refusal = None
-        self._seized = threading.Event()
+        self._begun = threading.Event()
         # one thread of ours asks for all, for the kernel takes it from no other
         self._follower = threading.Thread(target=self._follow, name="tracer", daemon=True)
         self._follower.start()
-        self._seized.wait()
-        if self._refusal is not None:
-            raise Denied(f"ptrace is refused: {self._refusal}") from self._refusal
+        self._begun.wait()
 
     def counts(self):
         """By number, of those that count: ausyscall(8) names them."""
@@ -79,14 +71,16 @@ class Tracer:
 
     def _follow(self):
         try:
+            if _MACHINE not in _UNCOUNTED:
+                raise OSError(errno.ENOSYS, f"the numbers of system calls on {_MACHINE} are not known")
             self._ask(_SEIZE, None, _TELL_APART)
             self._ask(_INTERRUPT)
             while self._goes_on():
-                self._seized.set()
+                self._begun.set()
         except OSError as refusal:
-            self._refusal = refusal
+            self.denied = f"ptrace: {refusal}"
         finally:
-            self._seized.set()
+            self._begun.set()
 
     def _goes_on(self):
         """Waits until it stops, and has it go on; False where it has ended."""
@@ -107,5 +101,5 @@ class Tracer:
         operation, _arch, _ip, _sp, value = _INFO.unpack_from(self._info)
         if operation == _ENTRY:
             self._number = value
-        elif operation == _EXIT and self._number not in self._uncounted and value not in _AGAIN:
+        elif operation == _EXIT and self._number not in _UNCOUNTED[_MACHINE].values() and value not in _AGAIN:
             self._counts[self._number] += 1

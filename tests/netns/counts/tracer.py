@@ -1,7 +1,6 @@
 """A thread's system calls, counted by ptrace(2): no tool, and no layout of registers."""
 
 import ctypes
-import errno
 import os
 import platform
 import signal
@@ -18,8 +17,7 @@ _AGAIN = (-512, -513, -514, -516)
 _OF_A_CALL = signal.SIGTRAP | 0x80
 _WALL = 0x40000000
 _INFO = struct.Struct("=B3xIQQq")
-_MACHINE = platform.machine()
-_UNCOUNTED = {
+_NUMBERS = {
     "x86_64": {
         "futex": 202, "poll": 7, "ppoll": 271, "select": 23, "pselect6": 270, "epoll_wait": 232, "epoll_pwait": 281,
         "sched_yield": 24, "restart_syscall": 219, "rt_sigprocmask": 14, "gettid": 186, "clone": 56, "clone3": 435,
@@ -34,13 +32,14 @@ _UNCOUNTED = {
 }  # fmt: skip
 """By name and number: waits, the threads that are started where none is free, and the reads that answers and events
 come in, all of which are the scheduler's affair; and memory, which the allocator asks for when it runs out."""
+_UNCOUNTED = frozenset(_NUMBERS.get(platform.machine(), {}).values())
 
 
 class Tracer:
     """Counts from its making until the thread, of another process, ends. denied: why it does not, empty if it does."""
 
     def __init__(self, thread):
-        self.denied = ""
+        self.denied = "" if _UNCOUNTED else f"the numbers of system calls on {platform.machine()} are not known"
         self._thread = thread
         self._ptrace = ctypes.CDLL(None, use_errno=True).ptrace
         self._ptrace.restype = ctypes.c_long
@@ -71,8 +70,6 @@ class Tracer:
 
     def _follow(self):
         try:
-            if _MACHINE not in _UNCOUNTED:
-                raise OSError(errno.ENOSYS, f"the numbers of system calls on {_MACHINE} are not known")
             self._ask(_SEIZE, None, _TELL_APART)
             self._ask(_INTERRUPT)
             while self._goes_on():
@@ -101,5 +98,5 @@ class Tracer:
         operation, _arch, _ip, _sp, value = _INFO.unpack_from(self._info)
         if operation == _ENTRY:
             self._number = value
-        elif operation == _EXIT and self._number not in _UNCOUNTED[_MACHINE].values() and value not in _AGAIN:
+        elif operation == _EXIT and self._number not in _UNCOUNTED and value not in _AGAIN:
             self._counts[self._number] += 1

@@ -95,7 +95,8 @@ def told(what, none, there):
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("firewall", list(BOUNDS))
 def test_counts(firewall, figure):
-    endpoints = firewall == "nftables"  # without guards they ask nothing of it: one backend's speak for both
+    # without guards they ask nothing of it: one backend's speak for both, and are what takes long to make
+    endpoints = firewall == "nftables"
     found, calls, denied = {}, {}, ""
     for size in (NONE, MANY):
         with ExitStack() as stack:

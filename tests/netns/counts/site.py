@@ -7,7 +7,7 @@ from contextlib import ExitStack, closing
 from operator import sub
 
 from counts.counter import HELD, HOLD, Board, Counts
-from counts.tracer import Denied, Tracer
+from counts.tracer import Tracer
 
 from app.sandbox import Sandbox, eventually
 from bench.http import Client, checked, packed
@@ -44,7 +44,7 @@ def _others(endpoints, ports):
 
 
 class Site:
-    """Opened within an ExitStack. denied: why no system calls are counted, empty where they are."""
+    """Opened within an ExitStack."""
 
     def __init__(self, stack, firewall, endpoints, ports):
         self._sandbox = stack.enter_context(Sandbox())
@@ -54,16 +54,16 @@ class Site:
         self._client = stack.enter_context(closing(Client(self._daemon.socket)))
         self._ask("POST", "/import", _others(endpoints, ports))
         self._sandbox.add_netns("there")
-        self._tracer, self.denied = None, ""
-        try:
-            self._tracer = Tracer(self._board["worker"])
-        except Denied as reason:
-            self.denied = str(reason)
-        else:
-            stack.callback(self._tracer.close)
+        self._tracer = Tracer(self._board["worker"])
+        stack.callback(self._tracer.close)
         stack.callback(self._daemon.kill)
         self.calls = {}
         """By operation: its system calls, by number (ausyscall(8))."""
+
+    @property
+    def denied(self):
+        """Why no system calls are counted, empty where they are."""
+        return self._tracer.denied
 
     def measure(self, *, endpoints):
         """Counts by operation on ports, and where wanted on endpoints."""
@@ -76,7 +76,7 @@ class Site:
             self._portmaps(counts, protocol)
             bodies = [_port(protocol, _FIRST_PORT + number) for number in range(BURST)]
             self._bursts(counts, "portmaps", f"{protocol} port", bodies)
-        return counts
+        return {what: one._replace(calls=0) for what, one in counts.items()} if self.denied else counts
 
     def _ask(self, method, path, body=None):
         return self._client.ask(method, path, body)[0]
@@ -84,7 +84,7 @@ class Site:
     # --- counting
 
     def _now(self):
-        calls = self._tracer.counts() if self._tracer else Counter()
+        calls = self._tracer.counts()
         return self._board.counts()._replace(calls=calls.total()), calls
 
     def _idle(self):

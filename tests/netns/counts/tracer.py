@@ -17,7 +17,7 @@ _AGAIN = (-512, -513, -514, -516)
 _OF_A_CALL = signal.SIGTRAP | 0x80
 _WALL = 0x40000000
 _INFO = struct.Struct("=B3xIQQq")
-_UNCOUNTED = {
+_NUMBERS = {
     "x86_64": {
         "futex": 202, "poll": 7, "ppoll": 271, "select": 23, "pselect6": 270, "epoll_wait": 232, "epoll_pwait": 281,
         "sched_yield": 24, "restart_syscall": 219, "rt_sigprocmask": 14, "gettid": 186, "clone": 56, "clone3": 435,
@@ -32,20 +32,14 @@ _UNCOUNTED = {
 }  # fmt: skip
 """By name and number: waits, the threads that are started where none is free, and the reads that answers and events
 come in, all of which are the scheduler's affair; and memory, which the allocator asks for when it runs out."""
-
-
-class Denied(Exception):
-    """Nobody counts system calls here; says why."""
+_UNCOUNTED = frozenset(_NUMBERS.get(platform.machine(), {}).values())
 
 
 class Tracer:
-    """Counts from its making until the thread, of another process, ends. Raises Denied."""
+    """Counts from its making until the thread, of another process, ends. denied: why it does not, empty if it does."""
 
     def __init__(self, thread):
-        machine = platform.machine()
-        if machine not in _UNCOUNTED:
-            raise Denied(f"the numbers of system calls on {machine} are not known")
-        self._uncounted = frozenset(_UNCOUNTED[machine].values())
+        self.denied = "" if _UNCOUNTED else f"the numbers of system calls on {platform.machine()} are not known"
         self._thread = thread
         self._ptrace = ctypes.CDLL(None, use_errno=True).ptrace
         self._ptrace.restype = ctypes.c_long
@@ -53,14 +47,11 @@ class Tracer:
         self._info = ctypes.create_string_buffer(88)
         self._number = -1
         self._counts = Counter()
-        self._refusal = None
-        self._seized = threading.Event()
+        self._begun = threading.Event()
         # one thread of ours asks for all, for the kernel takes it from no other
         self._follower = threading.Thread(target=self._follow, name="tracer", daemon=True)
         self._follower.start()
-        self._seized.wait()
-        if self._refusal is not None:
-            raise Denied(f"ptrace is refused: {self._refusal}") from self._refusal
+        self._begun.wait()
 
     def counts(self):
         """By number, of those that count: ausyscall(8) names them."""
@@ -82,11 +73,11 @@ class Tracer:
             self._ask(_SEIZE, None, _TELL_APART)
             self._ask(_INTERRUPT)
             while self._goes_on():
-                self._seized.set()
+                self._begun.set()
         except OSError as refusal:
-            self._refusal = refusal
+            self.denied = f"ptrace: {refusal}"
         finally:
-            self._seized.set()
+            self._begun.set()
 
     def _goes_on(self):
         """Waits until it stops, and has it go on; False where it has ended."""
@@ -107,5 +98,5 @@ class Tracer:
         operation, _arch, _ip, _sp, value = _INFO.unpack_from(self._info)
         if operation == _ENTRY:
             self._number = value
-        elif operation == _EXIT and self._number not in self._uncounted and value not in _AGAIN:
+        elif operation == _EXIT and self._number not in _UNCOUNTED and value not in _AGAIN:
             self._counts[self._number] += 1

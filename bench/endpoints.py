@@ -20,6 +20,7 @@ _SITES = {
     ", the 1,000th": (OTHERS, 0),
     ", the 1,000th, 10,000 mappings there": (OTHERS, MAPPINGS),
 }
+BACK_TO_BACK = ", back to back"
 _BATCH = """link add {name} mtu 1500 group {group} master floor0 numtxqueues 1 numrxqueues 1 type veth \
 peer name eth0 netns {netns} mtu 1500 numtxqueues 1 numrxqueues 1
 link set {name} alias floor
@@ -32,22 +33,22 @@ route add default via {gateway} dev eth0
 """
 
 
-def _ours(site, words, body):
+def _ours(site, words, body, pause=SETTLE):
     """Makes an endpoint and removes it."""
 
     def work():
         made, adding = site.client.ask("POST", "/endpoints", body)
-        time.sleep(SETTLE)
+        time.sleep(pause)
         _nothing, removing = site.client.ask("DELETE", f"/endpoints/{made['id']}")
         return {f"{POST}{words}": adding, f"{DELETE}{words}": removing}
 
     return work
 
 
-def _raw(floor, words):
+def _raw(floor, words, pause=SETTLE):
     def work():
         adding = floor.attach("fl", "/run/netns/red")
-        time.sleep(SETTLE)
+        time.sleep(pause)
         return {f"{RAW_ADD}{words}": adding, f"{RAW_DELETE}{words}": floor("delete", "fl")}
 
     return work
@@ -100,6 +101,7 @@ def _commit(ground):
         "POST /endpoints, the 1,000th / raw netlink, the 1,000th", f"{POST}, the 1,000th", 3, f"{RAW_ADD}, the 1,000th"
     ),
     Target("POST /endpoints, creating the namespace", f"{POST}, with its namespace", 1, POST, kind="plus"),
+    Target("POST /endpoints / raw netlink, both back to back", f"{POST}{BACK_TO_BACK}", 3, f"{RAW_ADD}{BACK_TO_BACK}"),
     Target("DELETE /endpoints, one / a blocking raw-netlink delete", DELETE, 0.25, RAW_DELETE),
 )
 def endpoint(ground):
@@ -118,7 +120,19 @@ def endpoint(ground):
     if ground.floor() is not None and ground.has("ip"):
         works.append(_ip_batch(ground, ground.floor()))
     alternate(samples, ground.sized(ROUNDS), *works, _commit(ground))
+    _back_to_back(ground, samples)
     return samples
+
+
+def _back_to_back(ground, samples):
+    """Without a pause: what is left to the kernel's threads is in the way then, but the code is in the caches."""
+    works = [_ours(ground.site(), BACK_TO_BACK, {"network": "web", "namespace": "red"}, pause=0)]
+    if ground.floor() is not None:
+        works.append(_raw(ground.floor(), BACK_TO_BACK, pause=0))
+    for work in works:
+        for _round in range(ground.sized(ROUNDS)):
+            for name, seconds in work().items():
+                samples.time(name, seconds)
 
 
 def _made_netns(site, name):

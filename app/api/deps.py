@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
@@ -76,14 +77,19 @@ async def _backend(request: Request) -> Backend:
 
 
 async def known_query(request: Request) -> None:
-    """Raises Invalid for a parameter that the operation does not know: a mistyped filter would keep everything."""
+    """Raises Invalid for a parameter that the operation does not know: a mistyped filter would keep everything.
+
+    So does one that is given twice and taken once.
+    """
     if not request.query_params:
         return
     known = _query_names(request.scope["route"].dependant)
-    for name in request.query_params:
+    for name, times in Counter(name for name, _value in request.query_params.multi_items()).items():
         if name not in known:
             hint = f"it knows {', '.join(sorted(known))}" if known else "it takes none"
             raise Invalid(f"query parameter '{name}' is not known here; {hint}")
+        if times > 1 and name not in _REPEATED:
+            raise Invalid(f"query parameter '{name}' is given {times} times; give it once")
 
 
 def _query_names(dependant: Any) -> set[str]:
@@ -92,6 +98,8 @@ def _query_names(dependant: Any) -> set[str]:
     return names.union(*(_query_names(one) for one in dependant.dependencies))
 
 
+_REPEATED = frozenset({"label"})
+"""Query parameters of which there may be several."""
 BackendDep = Annotated[Backend, Depends(_backend)]
 LabelQuery = Annotated[
     list[str], Query(default_factory=list, description="`key=value`, or `key` for any; repeated, all must match.")

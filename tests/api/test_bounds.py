@@ -245,3 +245,10 @@ def test_an_origin_that_is_let_in(api):
 
 def test_the_body_limit_is_the_applications_own(api):
     assert any(one.cls is BodyLimit for one in api.app.user_middleware)
+
+
+@pytest.mark.parametrize("path", ["/endpoints?namespace=a&namespace=b", "/networks?limit=1&limit=2"])
+def test_a_parameter_that_is_given_twice_and_taken_once(api, path):
+    name = path.partition("?")[2].partition("=")[0]
+    api.refused("GET", path, None, 422, "invalid", name, "2 times")
+    assert api.get("/networks?label=a&label=b") == []

@@ -62,6 +62,8 @@ def _new_plan(world, body, version, faults):
     if text == "auto" or (text is None and version == 6):
         if text is None and body.get("gateway6") is not None:
             faults.add("invalid")
+        if text == "auto" and (body.get("gateway6") is not None or body.get("ip_range6") is not None):
+            faults.add("address_outside_subnet")  # the prefix is a random one
         return None
     try:
         subnet = ip_network(text) if text is not None else world.next_subnet()
@@ -123,8 +125,9 @@ def patch_network(world, ref, body):
             seen.faults.add("address_taken")
 
     def apply(_answer):
+        lost = network.plans[4].gateway is not None and plans[4].gateway is None
         network.fields, network.plans = fields, plans
-        if plans[4].gateway is None and not world.foreign.is_addressed(network.bridge):
+        if lost and not world.foreign.is_addressed(network.bridge):
             world.foreign.lose_routes(network.bridge)  # the kernel turns IPv4 off on a link without an address
 
     seen.apply = apply

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, Protocol, get_origin
 
 from fastapi import Depends, Query, Request
 from starlette.types import Scope
@@ -88,18 +88,18 @@ async def known_query(request: Request) -> None:
         if name not in known:
             hint = f"it knows {', '.join(sorted(known))}" if known else "it takes none"
             raise Invalid(f"query parameter '{name}' is not known here; {hint}")
-        if times > 1 and name not in _REPEATED:
+        if times > 1 and not known[name]:
             raise Invalid(f"query parameter '{name}' is given {times} times; give it once")
 
 
-def _query_names(dependant: Any) -> set[str]:
-    """Those of an operation and of what it depends on."""
-    names = {field.alias for field in dependant.query_params}
-    return names.union(*(_query_names(one) for one in dependant.dependencies))
+def _query_names(dependant: Any) -> dict[str, bool]:
+    """Those of an operation and of what it depends on, and whether there may be several of each."""
+    names = {field.alias: get_origin(field.field_info.annotation) is list for field in dependant.query_params}
+    for one in dependant.dependencies:
+        names |= _query_names(one)
+    return names
 
 
-_REPEATED = frozenset({"label"})
-"""Query parameters of which there may be several."""
 BackendDep = Annotated[Backend, Depends(_backend)]
 LabelQuery = Annotated[
     list[str], Query(default_factory=list, description="`key=value`, or `key` for any; repeated, all must match.")

@@ -42,7 +42,7 @@ from app.model.state import IPInterface
 _IFINFOMSG = struct.Struct("=BxHiII")
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_MASTER, _IFLA_LINKINFO = 1, 3, 4, 10, 18
 _IFLA_IFALIAS, _IFLA_GROUP, _IFLA_NET_NS_FD, _IFLA_EXT_MASK = 20, 27, 28, 29
-_IFLA_NUM_TX_QUEUES, _IFLA_NUM_RX_QUEUES = 31, 32
+_IFLA_NUM_TX_QUEUES, _IFLA_NUM_RX_QUEUES, _IFLA_TARGET_NETNSID = 31, 32, 46
 _INFO_KIND, _INFO_DATA, _INFO_SLAVE_KIND, _INFO_SLAVE_DATA, _VETH_INFO_PEER = 1, 2, 4, 5, 1
 _BRPORT_FLUSH = 24
 PORT_OPTIONS = {"hairpin": 4, "isolated": 33, "learning": 8, "locked": 39}
@@ -50,7 +50,7 @@ PORT_OPTIONS = {"hairpin": 4, "isolated": 33, "learning": 8, "locked": 39}
 _EXT_SKIP_STATS = 8
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_BROADCAST, _IFA_PROTO, _IFA_F_NODAD = 1, 2, 4, 11, 0x02
 _RTA_OIF, _RTA_GATEWAY = 4, 5
-_NETNSA_NSID, _NETNSA_FD = 1, 3
+_NETNSA_NSID, _NETNSA_FD, _NETNSA_TARGET_NSID = 1, 3, 4
 _NETCONFA_IFINDEX = 1
 ALL_LINKS = -1
 
@@ -71,10 +71,12 @@ _ONE_QUEUE = _number(_IFLA_NUM_TX_QUEUES, 1) + _number(_IFLA_NUM_RX_QUEUES, 1)
 _ANY_LINK = _IFINFOMSG.pack(0, 0, 0, 0, 0)
 
 
-def get_link(name: str = "", index: int = 0) -> Request:
-    """One link by name or index."""
+def get_link(name: str = "", index: int = 0, target: int | None = None) -> Request:
+    """One link by name or index; target: the id that the asked namespace has for the one that the link is in."""
     body = _IFINFOMSG.pack(0, 0, index, 0, 0) + (_text(_IFLA_IFNAME, name) if name else b"")
     body += _number(_IFLA_EXT_MASK, _EXT_SKIP_STATS)
+    if target is not None:
+        body += _number(_IFLA_TARGET_NETNSID, target)
     return Request(RTM_GETLINK, 0, body, lambda: f"link show {name or index}")
 
 
@@ -206,9 +208,12 @@ def get_filter(index: int) -> Request:
     return Request(RTM_GETNETCONF, 0, body, lambda: f"netconf show dev index {index}")
 
 
-def get_nsid(netns: int) -> Request:
-    """The id that a namespace gave to the one behind a file descriptor."""
-    return Request(RTM_GETNSID, 0, bytes(4) + _number(_NETNSA_FD, netns), lambda: "netns list-id")
+def get_nsid(netns: int, target: int | None = None) -> Request:
+    """The id that a namespace gave to the one behind a file descriptor; target: of which namespace, see `get_link`."""
+    body = bytes(4) + _number(_NETNSA_FD, netns)
+    if target is not None:
+        body += _number(_NETNSA_TARGET_NSID, target)
+    return Request(RTM_GETNSID, 0, body, lambda: "netns list-id")
 
 
 def new_nsid(netns: int) -> Request:

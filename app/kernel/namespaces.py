@@ -5,22 +5,21 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from app.kernel import libc
+from app.kernel import libc, messages
 from app.kernel.netlink import Rtnl
 from app.kernel.nsfiles import RUN_NETNS, SELF_NETNS, Identity, identity, opened
 from app.kernel.nsmounts import SharedDirectory
-from app.kernel.wire import RTM_GETLINK, RTM_GETNSID, Netlink, Packed, attribute, attributes
+from app.kernel.parse import has_target, parse_alias, parse_nsid
+from app.kernel.wire import Netlink
 from app.model.errors import KernelRefused, NamespaceMissing, StartupError
 from app.model.naming import ALIAS_PREFIX, alias, owner_of
 from app.model.spec import NetnsKind, NetnsRef
 
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-_NETNSA_NSID, _NETNSA_FD, _NETNSA_TARGET_NSID = 1, 3, 4  # linux/net_namespace.h
-_IFLA_IFALIAS, _IFLA_TARGET_NETNSID, _LOOPBACK_INDEX = 20, 46, 1
+_LOOPBACK_INDEX = 1
 _PROBE_MAC = "02:00:00:00:00:01"
 
 
@@ -33,7 +32,7 @@ class Namespaces:
     def __init__(self) -> None:
         self.others: set[str] = set()
         self.host = os.open(SELF_NETNS, os.O_RDONLY | os.O_CLOEXEC)
-        self._netlink = Netlink()
+        self._netlink = Netlink(command="ip")
         self.host_identity = identity(self.host)
         self._names = SharedDirectory(RUN_NETNS)
 
@@ -200,26 +199,14 @@ class Namespaces:
         nsid = self._nsid(descriptor)
         if nsid is None:
             return None
-        target = struct.pack("=i", nsid)
-        body = struct.pack("=BxHiII", 0, 0, _LOOPBACK_INDEX, 0, 0) + attribute(_IFLA_TARGET_NETNSID, target)
-        try:
-            raw = self._netlink.change(Packed(body), RTM_GETLINK, 0, lambda: f"ip link show lo target-nsid {nsid}")[0]
-        except KernelRefused:
-            return None
-        found = attributes(raw, 32)
-        if _IFLA_TARGET_NETNSID not in found:
-            return None  # our own
-        alias = found.get(_IFLA_IFALIAS, b"").rstrip(b"\0").decode(errors="replace")
-        return alias, self._nsid(self.host, target) is not None
+        lo = self._netlink.ask_all([messages.get_link(index=_LOOPBACK_INDEX, target=nsid)])[0]
+        if isinstance(lo, KernelRefused) or not has_target(lo[0]):
+            return None  # without a target, it is our own
+        return parse_alias(lo[0]) or "", self._nsid(self.host, nsid) is not None
 
-    def _nsid(self, descriptor: int, target: bytes = b"") -> int | None:
+    def _nsid(self, descriptor: int, target: int | None = None) -> int | None:
         """The id of a namespace in ours, or in that of which ours has the id `target`; None for none."""
-        body = bytes(4) + attribute(_NETNSA_FD, struct.pack("=I", descriptor))
-        if target:
-            body += attribute(_NETNSA_TARGET_NSID, target)
-        raw = self._netlink.change(Packed(body), RTM_GETNSID, 0, lambda: "ip netns list-id")[0]
-        number = int(struct.unpack("=i", attributes(raw, 20)[_NETNSA_NSID])[0])
-        return number if number >= 0 else None
+        return parse_nsid(self._netlink.change_all([messages.get_nsid(descriptor, target)])[0][0])
 
     def note_maker(self, name: str, owner: str | None) -> None:
         """Takes note of whether a namespace that is there is ours or another's."""

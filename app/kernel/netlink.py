@@ -319,10 +319,6 @@ class Rtnl(Netlink):
         raws = self.request(nsidmsg(), RTM_GETNSID, NLM_F_DUMP, lambda: f"{self._ip} netns list-id")
         return [nsid for raw in raws if (nsid := parse_nsid(raw)) is not None]
 
-    def nsid_of(self, netns: int) -> int | None:
-        """The id that this namespace gave to the namespace behind a file descriptor, None for none."""
-        return parse_nsid(self.change_all([messages.get_nsid(netns)])[0][0])
-
     def mark(self, netns: int) -> tuple[str | None, int | None]:
         """The alias of this namespace's `lo`, and the id that it gave to the one behind a file descriptor."""
         lo, nsid = self.change_all([messages.get_link("lo"), messages.get_nsid(netns)])

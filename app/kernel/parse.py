@@ -31,6 +31,7 @@ from app.model.state import IPInterface
 
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_LINK, _IFLA_MASTER = 1, 3, 4, 5, 10
 _IFLA_PROTINFO, _IFLA_LINKINFO, _IFLA_IFALIAS, _IFLA_GROUP, _IFLA_LINK_NETNSID = 12, 18, 20, 27, 37
+_IFLA_TARGET_NETNSID = 46
 _IFLA_AF_SPEC, _IFLA_INET_CONF, _IFLA_INET6_CONF = 26, 1, 2
 _INET_RP_FILTER, _INET6_DISABLE_IPV6 = 7, 26
 """Places in the arrays (linux/ip.h, IPV4_DEVCONF_RP_FILTER - 1; linux/ipv6.h, DEVCONF_DISABLE_IPV6)."""
@@ -176,6 +177,11 @@ def parse_port(raw: bytes) -> Port:
 def parse_alias(raw: bytes) -> str | None:
     """The alias of the link of an RTM_*LINK message."""
     return _text(find(raw, 32, _IFLA_IFALIAS))
+
+
+def has_target(raw: bytes) -> bool:
+    """Whether an RTM_NEWLINK message is about another namespace, by its id: a kernel before 4.20 knows no such."""
+    return find(raw, 32, _IFLA_TARGET_NETNSID) is not None
 
 
 def parse_index(raw: bytes) -> int:

@@ -144,7 +144,7 @@ class Netlink:
 
     def request(self, message: Message, kind: int, flags: int, asked: Callable[[], str]) -> list[bytes]:
         """Sends one request and returns the raw answers. Raises KernelRefused with what was `asked`."""
-        self._sequence = (self._sequence + 1) & 0x7FFFFFFF
+        self._sequence = (self._sequence + 1) & _SEQUENCE_MAX
         message["header"] = {
             "type": kind,
             "flags": flags | NLM_F_REQUEST,

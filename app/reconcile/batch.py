@@ -1,6 +1,6 @@
 """Requests that wait together: planned in memory, applied to the kernel as one, committed as one, each answered.
 
-A group is carried out as if it were one change: one netlink batch, one change of the rules. Where that is
+A group is carried out as if it were one change: what goes goes together, the rules change once. Where that is
 refused, it is taken back, and each of its requests is tried by itself and gets its own error.
 """
 
@@ -304,17 +304,18 @@ class Requests:
     def _undo(self, group: _Group) -> None:
         self._executor.undo(group.outcome.done)
         for key, items in group.former.items():
-            self._reach(key, items)
+            self.reach(key, items)
         self.stale = True
 
     def _record(self, group: _Group) -> None:
         """Remembers the state reached, not the state meant."""
         short = {op.item.key: op.before for op, _refusal in group.outcome.refused}
         for key, one in group.rendered.items():
-            self._reach(key, reached_items(one.items, short))
+            self.reach(key, reached_items(one.items, short))
         self.lacking.update(op.item.key for op, _refusal in group.outcome.refused if op.after is not None)
 
-    def _reach(self, key: Key, items: dict[ItemKey, Item]) -> None:
+    def reach(self, key: Key, items: dict[ItemKey, Item]) -> None:
+        """Remembers the state reached of a key."""
         if items:
             self.applied[key] = items
         else:

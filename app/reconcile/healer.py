@@ -11,6 +11,7 @@ from app.host import heap
 from app.model.contracts import Kernel
 from app.model.errors import BridgeheadError, KernelRefused, NamespaceMissing
 from app.model.ops import Op
+from app.model.spec import Endpoint, Network
 from app.model.state import (
     Attachment,
     Bridge,
@@ -188,10 +189,10 @@ class Healer:
 
     def _name(self, owner: str) -> str:
         """What the log calls whoever owns items."""
-        catalog = self._catalog
-        if owner in catalog.networks:
-            return f"network '{catalog.networks[owner].name}'"
-        return f"endpoint '{catalog.endpoints[owner].name}'" if owner in catalog.endpoints else owner
+        subject = self._catalog.subject(owner)
+        if isinstance(subject, Network | Endpoint):
+            return f"{type(subject).__name__.lower()} '{subject.name}'"
+        return owner
 
     def _adopt(self, rendered: dict[Key, Rendered], refused: _Refused) -> None:
         """The state reached, of links and settings; rules and ports are as they were."""
@@ -200,9 +201,7 @@ class Healer:
         for key, one in rendered.items():
             fixed = {name: item for name, item in applied.get(key, {}).items() if _is_fixed(item)}
             moving = {name: item for name, item in one.items.items() if not _is_fixed(item)}
-            applied[key] = fixed | reached_items(moving, short)
-            if not applied[key]:
-                del applied[key]
+            self._requests.reach(key, fixed | reached_items(moving, short))
             self._watchlist.put(key, one.items)
         publish_statuses(self._catalog, rendered, refused, self._executor.hindrance)
 
@@ -211,9 +210,10 @@ class Healer:
     def _drop_ephemeral(self, keys: Iterable[Key]) -> bool:
         """Deletes those endpoints whose namespace is gone and that were to go with it."""
         found = [self._store.endpoint_by_id(identity) for kind, identity in keys if kind == "endpoint"]
-        gone = [one for one in found if one is not None and one.ephemeral and self._kernel.gone(one.netns)]
-        for endpoint in gone:
-            log.info("endpoint '%s' goes with its namespace: %s", endpoint.name, self._kernel.gone(endpoint.netns))
+        ephemeral = [one for one in found if one is not None and one.ephemeral]
+        gone = [(one, why) for one in ephemeral if (why := self._kernel.gone(one.netns))]
+        for endpoint, why in gone:
+            log.info("endpoint '%s' goes with its namespace: %s", endpoint.name, why)
             job = Job(partial(endpoints.delete, ref=endpoint.id, force=True))
             self._requests.run([job])
             if job.answer.done() and (failure := job.answer.exception()) is not None:
@@ -246,9 +246,7 @@ class Healer:
         outcome = self._run_ports(diff(wanted, former))
         short = {op.item.key: op.before for op, _refusal in outcome.refused}
         for key, one in rendered.items():
-            applied[key] = reached_items(one.items, short)
-            if not applied[key]:
-                del applied[key]
+            self._requests.reach(key, reached_items(one.items, short))
         publish_statuses(self._catalog, rendered, outcome.refused, self._executor.hindrance)
         return outcome.refused
 

@@ -12,7 +12,6 @@ from app.model.status import State
 from app.reconcile.batch import Requests
 from app.reconcile.brake import Brake
 from app.reconcile.executor import Executor
-from app.reconcile.render import Subject
 from app.reconcile.watchlist import Findings
 from app.services.catalog import Catalog
 from app.services.context import HOST
@@ -80,7 +79,7 @@ class RuleHealer:
         told, self._told = self._told, {}
         for owner, words in told.items():
             if self._catalog.knows(owner) and self._catalog.status(owner).message == words:
-                self._catalog.set_status(owner, *self._executor.hindrance(self._subject(owner)))
+                self._catalog.set_status(owner, *self._executor.hindrance(self._catalog.subject(owner)))
 
     def _tell(self, words: str) -> None:
         """Whoever has rules, and is well but for what was told before, is degraded until they are mended."""
@@ -92,10 +91,6 @@ class RuleHealer:
             if status.state is State.READY or status.message == self._told.get(owner):
                 self._catalog.set_status(owner, State.DEGRADED, words)
                 self._told[owner] = words
-
-    def _subject(self, owner: str) -> Subject:
-        catalog = self._catalog
-        return catalog.networks.get(owner) or catalog.endpoints.get(owner) or catalog.portmaps.get(owner)
 
     def _look_at_others(self) -> None:
         """Which networks' traffic others' rules drop now; what else a status says stays."""

@@ -98,9 +98,13 @@ class Catalog:
         store: dict[str, Object] = getattr(self, _STORES[key[0]])
         return store.get(key[1])
 
+    def subject(self, identity: str) -> Network | Endpoint | Portmap | None:
+        """The object with an id, of those that have a status."""
+        return self.networks.get(identity) or self.endpoints.get(identity) or self.portmaps.get(identity)
+
     def knows(self, identity: str) -> bool:
         """Whether it is the id of an object that is published and has a status."""
-        return identity in self.networks or identity in self.endpoints or identity in self.portmaps
+        return self.subject(identity) is not None
 
     def set_status(self, identity: str, state: State, message: str = "") -> None:
         """Publishes how an object fares; `since` moves with the state only."""

@@ -82,7 +82,7 @@ def _configure(engine: Engine) -> None:
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
-        # sqlite3's own BEGIN comes too late for savepoints
+        # sqlite3's own BEGIN comes with the first write: too late to find out that there can be none
         reads = connection.get_execution_options().get(_READS)
         connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
 

@@ -1,20 +1,18 @@
 """Port ranges, SCTP, and automatic ports: whom which port belongs to, at any number of mappings."""
 
-from datetime import UTC, datetime
 from ipaddress import ip_address
 
 import pytest
 from harness import UPLINK
 from hypothesis import given
 from hypothesis import strategies as st
+from values import portmap
 
-from app.model.spec import Portmap, Protocol
+from app.model.spec import Protocol
 from app.store.indexed import Intervals
 from app.store.memory import Memory
 from app.store.repository import Repository
 from app.store.session import transaction
-
-NOW = datetime(2026, 1, 2, tzinfo=UTC)
 
 
 @pytest.fixture
@@ -135,22 +133,8 @@ def filled(api, number):
     endpoint = api.get("/endpoints/red")["id"]
     with transaction(api.engine) as store:
         for port in range(49153, 49153 + number):
-            store.add_portmap(mapping(f"p{port}", "0.0.0.0", port, 1, endpoint))
+            store.add_portmap(portmap(f"p{port}", endpoint, "0.0.0.0", port, 1))
     api.reread()
-
-
-def mapping(name, host_ip, port, count, endpoint="red"):
-    return Portmap(
-        id=name,
-        endpoint_id=endpoint,
-        protocol=Protocol.TCP,
-        host_ip=ip_address(host_ip),
-        host_port=port,
-        target_port=port,
-        count=count,
-        created_at=NOW,
-        updated_at=NOW,
-    )
 
 
 def test_the_next_automatic_port_reads_only_what_is_new(api, monkeypatch):
@@ -193,9 +177,9 @@ spans = st.tuples(
 @given(st.lists(spans, max_size=12), spans)
 def test_what_is_in_the_way_equals_brute_force(others, wanted):
     store = Memory()
-    rows = [mapping(str(number), *span) for number, span in enumerate(dict.fromkeys(others))]
+    rows = [portmap(str(number), "red", *span) for number, span in enumerate(dict.fromkeys(others))]
     rows = list({(one.host_ip, one.host_port): one for one in rows}.values())
-    new = mapping("new", *wanted)
+    new = portmap("new", "red", *wanted)
 
     def meets(one):
         addresses = (one.host_ip, new.host_ip)

@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from ipaddress import ip_address
 
 from app.firewall.nft_rules import link_local
+from app.sandbox import eventually
 
 BROADCAST = "ff:ff:ff:ff:ff:ff"
 OTHER_MAC = "02:00:00:00:00:bb"
@@ -120,3 +121,22 @@ def _until(ear, frames, last):
         if frame == last:
             return found
         found += [frame] if frame in frames else []
+
+
+def advertise(place):
+    """The internet's router says so to the host, whose default route it becomes; that route."""
+    place.host.exec(["ip", "-6", "route", "delete", "default"])
+    place.host.write_sysctl("net/ipv6/conf/eth0/accept_ra", 1)
+
+    def send():
+        with socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6) as sender:
+            sender.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 255)
+            index = socket.if_nametoindex("wan0")
+            sender.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, index)
+            sender.sendto(struct.pack("!BBHBBHII", 134, 0, 0, 64, 0, 1800, 0, 0), ("ff02::1", 0, 0, index))
+
+    def arrived():
+        place.internet.run(send)
+        return place.host.default_route(6)
+
+    return eventually(arrived)

@@ -1,11 +1,11 @@
 """The objects in memory: whatever is put, dropped and taken back, every look-up is as in one built anew."""
 
-from datetime import UTC, datetime
 from ipaddress import ip_address, ip_network
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from values import NOW, portmap
 
 from app.model.spec import (
     AddressPlan,
@@ -15,12 +15,10 @@ from app.model.spec import (
     NetnsKind,
     NetnsRef,
     Network,
-    Portmap,
     Protocol,
 )
 from app.store.memory import Memory
 
-NOW = datetime(2026, 1, 2, tzinfo=UTC)
 NETWORKS = [f"n{number}" for number in range(4)]
 ENDPOINTS = [f"e{number}" for number in range(6)]
 NAMESPACES = ["name:red", "name:blue", "name:green"]
@@ -55,20 +53,6 @@ def endpoint(identity, network_id, namespace):
         mac="02:00:00:00:00:01",
         ifname=f"eth-{identity}",
         host_ifname=f"veth-{identity}",
-        created_at=NOW,
-        updated_at=NOW,
-    )
-
-
-def portmap(identity, endpoint_id, host_ip, port, count):
-    return Portmap(
-        id=identity,
-        endpoint_id=endpoint_id,
-        protocol=Protocol.TCP,
-        host_ip=ip_address(host_ip),
-        host_port=port,
-        target_port=port,
-        count=count,
         created_at=NOW,
         updated_at=NOW,
     )

@@ -52,6 +52,8 @@ def test_get_link(name, index):
     mask = ["IFLA_EXT_MASK", 8]
     assert messages.get_link(name).body == body(ifinfmsg, [["IFLA_IFNAME", name], mask])
     assert messages.get_link(index=index).body == body(ifinfmsg, [mask], index=index)
+    target = ["IFLA_IF_NETNSID", 7]  # IFLA_TARGET_NETNSID by its older name
+    assert messages.get_link(index=index, target=7).body == body(ifinfmsg, [mask, target], index=index)
 
 
 @given(INDEX, NAME, INDEX)
@@ -123,5 +125,7 @@ def test_default_routes(via, index):
 @given(DESCRIPTOR)
 def test_nsids(netns):
     assert messages.get_nsid(netns).body == body(nsidmsg, [["NETNSA_FD", netns]])
+    wanted = [["NETNSA_FD", netns], ["NETNSA_TARGET_NSID", 7]]
+    assert messages.get_nsid(netns, 7).body == body(nsidmsg, wanted)
     wanted = [["NETNSA_FD", netns], ["NETNSA_NSID", 0xFFFFFFFF]]
     assert messages.new_nsid(netns).body == body(nsidmsg, wanted)

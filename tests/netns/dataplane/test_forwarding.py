@@ -1,13 +1,10 @@
 """The host's settings: set only when a network needs them, and put back with the last one that does."""
 
-import socket
-import struct
 from pathlib import Path
 
 import pytest
+from frames import advertise
 from lab import IPV4, IPV6
-
-from app.sandbox import eventually
 
 dual = pytest.mark.parametrize("family", [IPV6], ids=str)
 FORWARDING = {4: "net/ipv4/ip_forward", 6: "net/ipv6/conf/all/forwarding"}
@@ -127,25 +124,6 @@ def loaded6(lab):
 
 
 # --- a default route that a router advertised
-
-
-def advertise(lab):
-    """The internet's router does so, until the host has its route."""
-    lab.host.exec(["ip", "-6", "route", "delete", "default"])
-    lab.host.write_sysctl(ACCEPT_RA, 1)
-
-    def send():
-        with socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6) as sender:
-            sender.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 255)
-            index = socket.if_nametoindex("wan0")
-            sender.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, index)
-            sender.sendto(struct.pack("!BBHBBHII", 134, 0, 0, 64, 0, 1800, 0, 0), ("ff02::1", 0, 0, index))
-
-    def arrived():
-        lab.internet.run(send)
-        return lab.host.default_route(6)
-
-    return eventually(arrived)
 
 
 @dual

@@ -3,44 +3,23 @@
 import errno
 import json
 import os
-import socket
-import struct
 from functools import partial
 from pathlib import Path
 
 import pytest
 from driven import driven, setting
+from frames import advertise
 
 from app.model.errors import StoreFailed
-from app.sandbox import GATEWAY6, eventually
+from app.sandbox import GATEWAY6
 
 FORWARD4, FORWARD6 = "net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"
-
-
-def advertise(sandbox):
-    """The internet's router says so to the host, whose default route it becomes."""
-    host = sandbox.host
-    host.exec(["ip", "-6", "route", "delete", "default"])
-    host.write_sysctl("net/ipv6/conf/eth0/accept_ra", 1)
-
-    def send():
-        with socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6) as sender:
-            sender.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 255)
-            index = socket.if_nametoindex("wan0")
-            sender.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, index)
-            sender.sendto(struct.pack("!BBHBBHII", 134, 0, 0, 64, 0, 1800, 0, 0), ("ff02::1", 0, 0, index))
-
-    def arrived():
-        sandbox.internet.run(send)
-        return host.default_route(6)
-
-    assert eventually(arrived)
 
 
 def test_ipv6_forwarding_keeps_the_route_that_the_host_learnt(sandbox, kernel):
     host = sandbox.host
     host.write_sysctl("net/ipv6/conf/lo/forwarding", 1)
-    advertise(sandbox)
+    assert advertise(sandbox)
     learnt = host.default_route(6)
     paths = ("net/ipv6/conf/lo/forwarding", "net/ipv6/conf/eth0/forwarding", "net/ipv6/conf/default/forwarding")
     before = {path: host.sysctl(path) for path in paths}
@@ -103,7 +82,7 @@ def test_a_host_that_forwards_by_itself_is_left_alone(sandbox, kernel):
 
 
 def test_the_former_values_outlive_the_daemon(sandbox, tmp_path):
-    advertise(sandbox)
+    assert advertise(sandbox)
     with driven(sandbox, tmp_path) as kernel:
         kernel.make(setting(FORWARD6))
     with driven(sandbox, tmp_path) as kernel:

@@ -19,7 +19,7 @@ demo: ## the walk-through, in a sandbox of namespaces
 test: ## install what is missing, then every test but the soak (ARGS: flags of pytest)
 	$(ROOT)
 	@scripts/bootstrap.sh dev
-	$(BIN)/pytest tests -m "not soak" -n 2 --dist worksteal $(ARGS)
+	$(BIN)/pytest -m "not soak" -n 2 --dist worksteal $(ARGS)
 
 matrix: ## the data plane's tests alone, then every cell: row x backend x IP version x protocol
 	$(ROOT)
@@ -29,7 +29,7 @@ matrix: ## the data plane's tests alone, then every cell: row x backend x IP ver
 soak: ## the long runs
 	$(ROOT)
 	@scripts/bootstrap.sh dev
-	$(BIN)/pytest tests -m soak --timeout 0 -n 3 --dist worksteal $(ARGS)
+	$(BIN)/pytest -m soak --timeout 0 -n 3 --dist worksteal $(ARGS)
 
 bench: ## the benchmarks (ARGS: rows by name, --no-peers, --docs)
 	$(ROOT)

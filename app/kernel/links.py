@@ -15,14 +15,13 @@ from app.kernel.mirror import HostMirror
 from app.kernel.namespaces import Namespaces
 from app.kernel.netlink import Rtnl
 from app.kernel.nsfiles import KnownNamespaces
-from app.kernel.parse import Link, Port, Route, parse_filter
+from app.kernel.parse import Link, parse_filter, parse_link, parse_port_state
 from app.kernel.settings import is_strict, loosen_filter, set_ipv6
 from app.kernel.visits import Place, Visits
 from app.kernel.wire import BR_STATE_FORWARDING, ROUTE_PROTOCOL, Request
 from app.model.errors import Invalid, KernelRefused, NamespaceMissing
 from app.model.naming import alias
 from app.model.ops import Op
-from app.model.spec import Version
 from app.model.state import (
     Attachment,
     Bridge,
@@ -74,8 +73,7 @@ class Links:
         """Its index. Raises KernelRefused as `_require_own` does."""
         # the kernel tells of a change before whoever made it knows: what it has told so far is as good as asking
         self._mirror.refresh()
-        link = self._mirror.link(bridge)
-        return link.index if link is not None and link.owner is not None else self._require_own(bridge).index
+        return self._mirror.own_index(bridge) or self._require_own(bridge).index
 
     @contextmanager
     def _undone(self, index: int) -> Iterator[None]:
@@ -175,9 +173,11 @@ class Links:
         """Of a port that is up. Raises KernelRefused where it never does, or has not the options that it should."""
         deadline = time.monotonic() + _PORT_TIMEOUT
         while True:
-            port = self._rtnl.port(index)
-            if port is not None and port.state == BR_STATE_FORWARDING:
-                return _check_port(item, port)
+            port = self._rtnl.raw_port(index)
+            if port is not None and parse_port_state(port) == BR_STATE_FORWARDING:
+                if item.locked or item.isolated:
+                    _check_port(item, parse_link(port))
+                return
             if port is None or time.monotonic() > deadline:
                 raise KernelRefused(errno.ETIMEDOUT, f"bridge link set dev {item.host_ifname} state forwarding")
             time.sleep(0.0001)
@@ -266,13 +266,13 @@ def _prepare_bridge(item: Bridge) -> None:
 
 def _put_default_route(inner: Rtnl, route: DefaultRoute, index: int) -> None:
     """Raises KernelRefused EEXIST where the namespace has a default route of its own: at any metric, ours would win."""
-    held = _default_routes(inner, route.version)
+    held = inner.default_routes(route.version)
     merged = [way for old in held for way in old.ways]
     if merged:
         for via, oif in merged:
             # whose each is does not show; a removal takes only those that bear our number
             inner.delete_default_route(via or route.via, oif)
-        held = _default_routes(inner, route.version)
+        held = inner.default_routes(route.version)
     ours = [old for old in held if old.protocol == ROUTE_PROTOCOL]
     if held and not ours:
         asked = f"ip -n {route.netns} -{route.version} route add default via {route.via} dev {route.ifname}"
@@ -283,10 +283,6 @@ def _put_default_route(inner: Rtnl, route: DefaultRoute, index: int) -> None:
             inner.delete_default_route(old.via or route.via, old.oif or index)
     # one that went with its link leaves nothing to replace
     inner.add_default_route(route.via, index, replace=len(held) == len(ours) > 0)
-
-
-def _default_routes(inner: Rtnl, version: Version) -> list[Route]:
-    return [old for old in inner.main_routes(version) if old.destination is None]
 
 
 def _prepare_inside(item: Attachment, place: Place) -> None:
@@ -320,7 +316,7 @@ def _held_options(link: Link) -> dict[str, bool]:
     return {"hairpin": link.hairpin, "isolated": link.isolated, "learning": link.learning, "locked": link.locked}
 
 
-def _check_port(item: Attachment, link: Link | Port) -> None:
+def _check_port(item: Attachment, link: Link) -> None:
     """An older kernel passes over options that it does not know."""
     for name, wanted, got in (("locked", item.locked, link.locked), ("isolated", item.isolated, link.isolated)):
         if wanted and not got:

@@ -191,7 +191,7 @@ class LinuxKernel:
         """Takes note of whether a namespace that is there is ours or another's."""
         owner = None
         with suppress(NamespaceMissing), self._visits.at(NetnsRef(NetnsKind.NAME, name)) as place:
-            owner = self._namespaces.owner_at(place.identity, place.rtnl)
+            owner = place.maker
         self._namespaces.note_maker(name, owner)
 
     def _host_port(self, op: Op) -> None:

@@ -16,15 +16,12 @@ from pyroute2.netlink.rtnl.rtmsg import rtmsg
 from app.kernel import messages
 from app.kernel.parse import (
     Link,
-    Port,
     Route,
     parse_address,
-    parse_alias,
     parse_link,
     parse_nsid,
     parse_own_loopback,
     parse_pair,
-    parse_port,
     parse_route,
     parse_static_fdb,
 )
@@ -71,6 +68,8 @@ from app.model.spec import IPAddress, Version
 from app.model.state import IPInterface
 
 _NDA_LLADDR = 2
+_DST_LEN_AT = 17
+"""Where a route's message has its prefix's length (rtnetlink(7), struct rtmsg)."""
 _LO = 1  # LOOPBACK_IFINDEX, net/net_namespace.h
 _CONNECTED_METRIC = 256  # IP6_RT_PRIO_ADDRCONF, linux/ipv6_route.h
 _LOOPBACK_METRIC = 4096
@@ -110,10 +109,9 @@ class Rtnl(Netlink):
         raw = self._found(messages.get_link(name, index))
         return None if raw is None else parse_link(raw)
 
-    def port(self, index: int) -> Port | None:
-        """A link as a bridge port, None where there is none: at less cost than `link`."""
-        raw = self._found(messages.get_link(index=index))
-        return None if raw is None else parse_port(raw)
+    def raw_port(self, index: int) -> bytes | None:
+        """A link, not yet parsed, None where there is none."""
+        return self._found(messages.get_link(index=index))
 
     def _found(self, request: Request) -> bytes | None:
         answer = self.ask_all([request])[0]
@@ -155,11 +153,18 @@ class Rtnl(Netlink):
 
     def main_routes(self, version: Version) -> Iterator[Route]:
         """The unicast routes of the main table of one IP version: the kernel sends no others, since Linux 4.20."""
+        return (route for raw in self._raw_main_routes(version) if (route := parse_route(raw)) is not None)
+
+    def _raw_main_routes(self, version: Version) -> list[bytes]:
         self.filter_dumps()
         family = socket.AF_INET if version == 4 else socket.AF_INET6
         body = Packed(struct.pack("=8BI", family, 0, 0, 0, RT_TABLE_MAIN, 0, 0, RTN_UNICAST, 0))
-        raws = self.request(body, RTM_GETROUTE, NLM_F_DUMP, lambda: f"{self._ip} -{version} route show")
-        return (route for raw in raws if (route := parse_route(raw)) is not None)
+        return self.request(body, RTM_GETROUTE, NLM_F_DUMP, lambda: f"{self._ip} -{version} route show")
+
+    def default_routes(self, version: Version) -> list[Route]:
+        """Those of `main_routes` that are default routes; the others are not even parsed."""
+        raws = self._raw_main_routes(version)
+        return [route for raw in raws if not raw[_DST_LEN_AT] and (route := parse_route(raw)) is not None]
 
     def add_bridge(self, name: str, mac: str, mtu: int, alias: str) -> Link:
         """Makes a bridge, down. Raises KernelRefused (EEXIST where the name is held)."""
@@ -318,11 +323,6 @@ class Rtnl(Netlink):
         """The ids that this namespace gave to others."""
         raws = self.request(nsidmsg(), RTM_GETNSID, NLM_F_DUMP, lambda: f"{self._ip} netns list-id")
         return [nsid for raw in raws if (nsid := parse_nsid(raw)) is not None]
-
-    def mark(self, netns: int) -> tuple[str | None, int | None]:
-        """The alias of this namespace's `lo`, and the id that it gave to the one behind a file descriptor."""
-        lo, nsid = self.change_all([messages.get_link("lo"), messages.get_nsid(netns)])
-        return parse_alias(lo[0]), parse_nsid(nsid[0])
 
     def put_mark(self, netns: int, alias: str) -> None:
         """Gives `lo` an alias and sets it up, and an id to the namespace behind a file descriptor, if it has none."""

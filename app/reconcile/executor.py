@@ -46,6 +46,7 @@ class Executor:
     def __init__(self, kernel: Kernel, firewall: Firewall) -> None:
         self._kernel = kernel
         self._firewall = firewall
+        self._trouble = trouble_of(firewall)
         self.stuck = False
         self.progress_at = time.monotonic()
         self._said: dict[str, tuple[State, str]] = {}
@@ -74,7 +75,7 @@ class Executor:
             case Network(snat_address=address) if address is not None and not self._kernel.holds_address(address):
                 lost = f"snat_address {address} is not an address of this host any more: no answer comes back to it"
                 return State.DEGRADED, lost
-            case Network() if trouble := trouble_of(self._firewall, subject.id):
+            case Network() if trouble := self._trouble(subject.id):
                 return State.DEGRADED, trouble
             case Network(spoof_protection=True) if self._firewall.name == NONE:
                 return State.READY, "spoof_protection guards MACs only: with --firewall none no address is checked"

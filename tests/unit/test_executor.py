@@ -9,6 +9,7 @@ import pytest
 from app.kernel.fake import FakeKernel
 from app.kernel.fakeworld import Route
 from app.model.errors import KernelRefused, NamespaceMissing
+from app.model.host import FirewallReport
 from app.model.ops import Op
 from app.model.spec import NetnsKind, NetnsRef, Protocol
 from app.model.state import Attachment, Bridge, DefaultRoute, HostPort, Netns, NetworkPolicy, PortForward, state_of
@@ -39,12 +40,13 @@ ALL = state_of(Netns("red", "8"), PORT, POLICY, FORWARD, BRIDGE, VETH, ROUTE)
 
 
 class Rules:
-    """A firewall that keeps what it was told; `refuse` makes it fail."""
+    """A firewall that keeps what it was told. refuse: it fails; troubled: what others' rules do, by network."""
 
     name = "rules"
 
     def __init__(self):
         self.items, self.calls, self.repairs, self.refuse = {}, [], 0, False
+        self.troubled, self.looks = {}, 0
 
     def apply(self, ops):
         if self.refuse:
@@ -66,6 +68,15 @@ class Rules:
 
     def changed(self, *, touched):
         return touched
+
+    def trouble(self, owner):
+        return self.troubled.get(owner, "") if self.looks else ""
+
+    def look(self):
+        self.looks += 1
+
+    def report(self):
+        return FirewallReport(self.name, "", legacy_ipv4=False, legacy_ipv6=False, nftables=False)
 
 
 @pytest.fixture

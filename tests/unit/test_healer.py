@@ -282,14 +282,12 @@ def test_a_lost_host_address_is_still_told_after_a_repair_of_the_rules(world):
 def test_what_others_rules_do_is_looked_at_when_they_change(world):
     world.make()
     (network,) = world.catalog.networks
-    said, looks = "chain forward of table inet theirs (drop, somebody)", []
-    world.rules.trouble = lambda owner: said if looks and owner == network else ""
-    world.rules.look = lambda: looks.append(1)
-    world.rules.report = lambda: None
+    said = "chain forward of table inet theirs (drop, somebody)"
+    world.rules.troubled[network] = said
     before = len(world.kernel.log), world.worker.looks
     heal(world, foreign=True)
     assert (world.catalog.status(network).state, world.catalog.status(network).message) == (State.DEGRADED, said)
-    said = ""
+    world.rules.troubled.clear()
 
     def looked():
         heal(world, foreign=True)

@@ -25,8 +25,8 @@ from app.model.spec import NetnsRef
 from app.model.state import IPInterface
 
 _PATIENCE = 0.5
-_PLACES_MAX = 32
-"""Namespaces that are kept open at once; what is done in one is done in a row."""
+_PLACES_MAX = 64
+"""Namespaces that are kept open at once: those of a batch, whose operations come by kind, not by namespace."""
 
 
 class Place:

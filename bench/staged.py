@@ -72,12 +72,20 @@ class Stages:
             original(requests, job)
             self.add("first", time.perf_counter() - start)
             requests.store.rollback(mark)
+            _leave(requests)
             start = time.perf_counter()
             planned = original(requests, job)
             self.add(PLANNED_AGAIN, time.perf_counter() - start)
             return planned
 
         setattr(owner, name, twice)
+
+
+def _leave(requests):
+    """The second plan opens its namespace, too."""
+    visits = requests._kernel._visits
+    for ref in list(visits._places):
+        visits.leave(ref)
 
 
 def run(settings):

@@ -61,4 +61,4 @@ def _told(samples, words, took, found):
             if stage in one:
                 samples.time(words + name, one[stage])
     for stage, name in _CPU.items():
-        samples.time(words + name, statistics.mean(one[stage] for one in found))
+        samples.time(words + name, statistics.mean(one[stage] for one in found if PLANNED_AGAIN not in one))

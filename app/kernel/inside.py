@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from app.kernel import messages
@@ -30,11 +31,12 @@ class Inner:
 class Inside:
     """One namespace. links: those asked for that are there, by index; routes: unicast, of the main table.
 
-    maker: the id in the mark of a namespace that a daemon of this host made; None for any other.
+    makers: the id in the mark of a namespace that a daemon of this host made, None for any other; none at all where
+    the kernel would not say.
     """
 
     identity: Identity
-    maker: str | None
+    makers: list[str | None]
     links: dict[int, Inner]
     addresses: dict[int, list[tuple[IPInterface, int]]] = field(default_factory=dict)
     routes: list[Route] = field(default_factory=list)
@@ -93,9 +95,10 @@ class Insides:
     def makers(self) -> dict[str, str | None]:
         """Of the named ones that were visited: who made them."""
         return {
-            ref.value: one.maker
+            ref.value: maker
             for ref, one in self._found.items()
             if ref.kind is NetnsKind.NAME and isinstance(one, Inside)
+            for maker in one.makers
         }
 
     def _visit(self, ref: NetnsRef, ask: _Ask) -> Inside:
@@ -104,9 +107,10 @@ class Insides:
             asked = [messages.get_link(index=index) for index in indices]
             asked += [messages.get_filter(messages.ALL_LINKS), *self._namespaces.asked_of_maker()]
             *links, everywhere, lo, nsid = inner.ask_all(asked)
-            place = identity(netns)
-            maker = None if place == self._namespaces.host_identity else maker_of(inner, lo, nsid)
-            found = Inside(place, maker, _inner_links(indices, links, everywhere))
+            found = Inside(identity(netns), [], _inner_links(indices, links, everywhere))
+            with suppress(KernelRefused):  # whoever wants to know asks again
+                is_host = found.identity == self._namespaces.host_identity
+                found.makers.append(None if is_host else maker_of(inner, lo, nsid))
             if found.links:
                 only = indices[0] if len(indices) == 1 else 0
                 for index, address, protocol in inner.link_addresses(only):

@@ -65,7 +65,7 @@ class _Told:
         self._port, self._link = raw, None
 
     @property
-    def is_ours(self) -> bool:
+    def is_marked(self) -> bool:
         """Whether it bears our mark."""
         return (parse_owner(self._raw) if self._link is None else self._link.owner) is not None
 
@@ -185,7 +185,7 @@ class HostMirror:
     def own_index(self, name: str) -> int | None:
         """The index of the link of this name; None where there is none, or it bears no mark of ours."""
         index = self._names.get(name)
-        return index if index is not None and self._links[index].is_ours else None
+        return index if index is not None and self._links[index].is_marked else None
 
     def holds_name(self, name: str) -> bool:
         return name in self._names

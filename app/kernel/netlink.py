@@ -17,6 +17,7 @@ from app.kernel import messages
 from app.kernel.parse import (
     Link,
     Route,
+    is_default,
     parse_address,
     parse_link,
     parse_nsid,
@@ -68,8 +69,6 @@ from app.model.spec import IPAddress, Version
 from app.model.state import IPInterface
 
 _NDA_LLADDR = 2
-_DST_LEN_AT = 17
-"""Where a route's message has its prefix's length (rtnetlink(7), struct rtmsg)."""
 _LO = 1  # LOOPBACK_IFINDEX, net/net_namespace.h
 _CONNECTED_METRIC = 256  # IP6_RT_PRIO_ADDRCONF, linux/ipv6_route.h
 _LOOPBACK_METRIC = 4096
@@ -164,7 +163,7 @@ class Rtnl(Netlink):
     def default_routes(self, version: Version) -> list[Route]:
         """Those of `main_routes` that are default routes; the others are not even parsed."""
         raws = self._raw_main_routes(version)
-        return [route for raw in raws if not raw[_DST_LEN_AT] and (route := parse_route(raw)) is not None]
+        return [route for raw in raws if is_default(raw) and (route := parse_route(raw)) is not None]
 
     def add_bridge(self, name: str, mac: str, mtu: int, alias: str) -> Link:
         """Makes a bridge, down. Raises KernelRefused (EEXIST where the name is held)."""

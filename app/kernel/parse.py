@@ -29,7 +29,8 @@ from app.model.naming import ALIAS_PREFIX, owner_of
 from app.model.spec import IPAddress, IPNetwork
 from app.model.state import IPInterface
 
-_MARK = ALIAS_PREFIX.encode()
+MARK = ALIAS_PREFIX.encode()
+"""What an alias of ours begins with."""
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_LINK, _IFLA_MASTER = 1, 3, 4, 5, 10
 _IFLA_PROTINFO, _IFLA_LINKINFO, _IFLA_IFALIAS, _IFLA_GROUP, _IFLA_LINK_NETNSID = 12, 18, 20, 27, 37
 _IFLA_TARGET_NETNSID = 46
@@ -167,7 +168,7 @@ def parse_port_state(raw: bytes) -> int | None:
 
 def parse_owner(raw: bytes) -> str | None:
     """`Link.owner` of the link of an RTM_*LINK message, at less cost than all of it."""
-    if _MARK not in raw:
+    if MARK not in raw:
         return None
     group = _number(find(raw, 32, _IFLA_GROUP))
     return owner_of(parse_alias(raw)) if group == LINK_GROUP or group in GOING_GROUPS else None
@@ -284,6 +285,11 @@ def _ways(raw: bytes) -> Iterator[tuple[IPAddress | None, int]]:
         gateway = attributes(raw[:length], 8).get(_RTA_GATEWAY)
         yield ip_address(gateway) if gateway else None, index
         raw = raw[(length + 3) & ~3 :]
+
+
+def is_default(raw: bytes) -> bool:
+    """Whether the message of a route is about a default one, which has no prefix (rtnetlink(7), struct rtmsg)."""
+    return raw[17] == 0
 
 
 def parse_own_loopback(raw: bytes) -> int | None:

@@ -25,7 +25,7 @@ from app.model.spec import NetnsRef
 from app.model.state import IPInterface
 
 _PATIENCE = 0.5
-_PLACES_MAX = 64
+PLACES_MAX = 64
 """Namespaces that are kept open at once: those of a batch, whose operations come by kind, not by namespace."""
 
 
@@ -43,7 +43,7 @@ class Place:
         self._heard: Netlink | None = None
         self._net: int | None = None
         self._path = path_of(ref)
-        self._maker: tuple[str | None] | None = None
+        self._asked: list[Answer] = []
         self.ref = ref
         self.descriptor = open_namespace(ref)
         self.identity = identity(self.descriptor)
@@ -103,19 +103,22 @@ class Place:
 
     @property
     def maker(self) -> str | None:
-        """The id in the mark of a namespace that a daemon of this host made; None for any other."""
-        if self._maker is None:
-            self._ask()
-        return self._maker[0] if self._maker is not None else None
+        """The id in the mark of a namespace that a daemon of this host made; None for any other.
 
-    def _ask(self, *more: Request) -> Answer:
-        """The answer to one question; with the first, it is asked who made the namespace, too."""
-        if self._maker is not None:
-            return self.rtnl.ask_all(more)[0]
-        answers = self.rtnl.ask_all([*more, *self._namespaces.asked_of_maker()])
-        known = self.identity != self._namespaces.host_identity
-        self._maker = (maker_of(self.rtnl, *answers[-2:]) if known else None,)
-        return answers[0]
+        Raises KernelRefused.
+        """
+        if self.identity == self._namespaces.host_identity:
+            return None
+        if not self._asked:
+            self._asked = self.rtnl.ask_all(self._namespaces.asked_of_maker())
+        return maker_of(self.rtnl, *self._asked)
+
+    def _ask(self, question: Request) -> Answer:
+        """With the first question it is asked who made the namespace, too."""
+        if self._asked:
+            return self.rtnl.ask_all([question])[0]
+        answer, *self._asked = self.rtnl.ask_all([question, *self._namespaces.asked_of_maker()])
+        return answer
 
     def hear_addresses(self) -> None:
         """To be called inside, before the addresses are there that `await_addresses` is about."""
@@ -178,15 +181,15 @@ class Visits:
                 self.leave(ref)
 
     def at(self, ref: NetnsRef) -> _Visit:
-        """Within a block, the namespace that the reference leads to now. Entering it raises NamespaceMissing."""
+        """For a block: the namespace that the reference leads to now. Entering the block raises NamespaceMissing."""
         return _Visit(self, ref)
 
     def place(self, ref: NetnsRef) -> Place:
-        """The same for as long as the block of `visiting` around it. Raises NamespaceMissing."""
+        """The same, for whoever is within `visiting` already. Raises NamespaceMissing."""
         place = self._places.get(ref)
         if place is None or not place.is_there:
             self.leave(ref)
-            if len(self._places) >= _PLACES_MAX:
+            if len(self._places) >= PLACES_MAX:
                 self.leave(next(iter(self._places)))
             place = self._places[ref] = Place(self._namespaces, ref, self._announcer)
         return place

@@ -158,7 +158,6 @@ class Requests:
             self._publish(group)
         for group in done:
             self._executor.tell(group.outcome)
-        self._kernel.refresh()  # what the kernel told meanwhile is read now, while nobody waits
         self.stale |= self._executor.stuck
         return again
 

@@ -219,6 +219,8 @@ class Worker:
             if again:
                 self._heal_safely()
                 self._requests.run(again)
+            elif self._jobs.empty():
+                self._kernel.refresh()  # what the kernel told meanwhile is read while nobody waits
         except Exception as failure:
             log.exception("requests failed unexpectedly")
             self._requests.stale = True

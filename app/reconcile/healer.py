@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 
 from app.firewall.protocol import Firewall
@@ -21,6 +21,7 @@ from app.model.state import (
     ItemKey,
     Sysctl,
 )
+from app.model.state import State as ItemState
 from app.model.status import State
 from app.planner.diff import diff
 from app.reconcile.batch import Job, Requests, reached_items
@@ -84,10 +85,9 @@ class Healer:
     def _pass(self) -> frozenset[ItemKey]:
         self._refused_settings = set()
         self._brake.release()
+        rendered, observed = self._look(lambda: all_keys(self._store), self._kernel.observe, _is_rule)
+        healed = heal(self._firewall, self._executor, rendered, observed, self._tell)
         self._rules.all_done()
-        self._drop_ephemeral(all_keys(self._store))
-        rendered = self._render(all_keys(self._store))
-        healed = heal(self._kernel, self._firewall, self._executor, rendered, self._tell)
         self._requests.applied = healed.applied
         for key, one in rendered.items():
             self._watchlist.put(key, one.items)
@@ -99,6 +99,23 @@ class Healer:
 
     def _render(self, keys: Iterable[Key]) -> dict[Key, Rendered]:
         return {key: render(self._store, key, self._requests.dead) for key in keys}
+
+    def _look(
+        self,
+        keys: Callable[[], Iterable[Key]],
+        observe: Callable[[Iterable[Item]], Iterable[Item]],
+        leave_out: Callable[[Item], bool],
+    ) -> tuple[dict[Key, Rendered], ItemState]:
+        """What is wanted, and what is there of it, but for the items to be left out.
+
+        An ephemeral endpoint whose namespace was seen to be gone, however late it went, goes before anything is made.
+        """
+        while True:
+            rendered = self._render(keys())
+            wanted = (item for one in rendered.values() for item in one.items.values())
+            observed = {item.key: item for item in observe([item for item in wanted if not leave_out(item)])}
+            if not self._drop_ephemeral(rendered):
+                return rendered, observed
 
     @property
     def _store(self) -> Repository:
@@ -130,11 +147,9 @@ class Healer:
     def _heal_keys(self, keys: Collection[Key], *, again: bool = True) -> bool:
         """again: whether to look once more where the kernel refuses, for somebody may have changed it meanwhile."""
         self.looks += 1
-        if self._drop_ephemeral(keys):
-            log.debug("ephemeral endpoints went with their namespaces")
-        rendered = self._render(self._widened(keys))
+        concerned = self._widened(keys)
+        rendered, observed = self._look(lambda: concerned, self._kernel.observe_items, _is_fixed)
         wanted = {key: item for one in rendered.values() for key, item in one.items.items() if not _is_fixed(item)}
-        observed = {item.key: item for item in self._kernel.observe_items(wanted.values())}
         ops, held = self._held_back(differing(wanted, observed), rendered)
         self._tell(ops)
         outcome = self._executor.run_each(ops)
@@ -208,17 +223,21 @@ class Healer:
     # --- namespaces that die and come back
 
     def _drop_ephemeral(self, keys: Iterable[Key]) -> bool:
-        """Deletes those endpoints whose namespace is gone and that were to go with it."""
+        """Deletes those endpoints whose namespace is gone and that were to go with it; whether it did any."""
         found = [self._store.endpoint_by_id(identity) for kind, identity in keys if kind == "endpoint"]
         ephemeral = [one for one in found if one is not None and one.ephemeral]
         gone = [(one, why) for one in ephemeral if (why := self._kernel.gone(one.netns))]
-        for endpoint, why in gone:
-            log.info("endpoint '%s' goes with its namespace: %s", endpoint.name, why)
-            job = Job(partial(endpoints.delete, ref=endpoint.id, force=True))
-            self._requests.run([job])
-            if job.answer.done() and (failure := job.answer.exception()) is not None:
-                log.warning("endpoint '%s' cannot be deleted: %s", endpoint.name, failure)
-        return bool(gone)
+        return sum(self._goes(endpoint, why) for endpoint, why in gone) > 0
+
+    def _goes(self, endpoint: Endpoint, why: str) -> bool:
+        log.info("endpoint '%s' goes with its namespace: %s", endpoint.name, why)
+        # healed: its neighbours' part in the namespace is gone too, and is what this healing sees to next
+        job = Job(partial(endpoints.delete, ref=endpoint.id, force=True), healed=True)
+        self._requests.run([job])
+        failure = job.answer.exception()
+        if failure is not None:
+            log.warning("endpoint '%s' cannot be deleted: %s", endpoint.name, failure)
+        return failure is None
 
     def _follow_endpoints(self, rendered: dict[Key, Rendered], refused: _Refused) -> _Refused:
         """Withdraws the ports of endpoints whose namespace is gone, and publishes those of the ones that are back."""
@@ -281,6 +300,10 @@ def _key_of(op: Op, rendered: dict[Key, Rendered]) -> Key:
     """What to look at for an operation: whoever wants its item, else its owner."""
     wanting = (key for key, one in rendered.items() if op.item.key in one.items)
     return next(wanting, next((key for key in rendered if key[1] == op.item.owner), HOST))
+
+
+def _is_rule(item: Item) -> bool:
+    return isinstance(item, FirewallItem)
 
 
 def _is_fixed(item: Item) -> bool:

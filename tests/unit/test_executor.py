@@ -59,6 +59,8 @@ class Rules:
         return [f"iptables for {' '.join(op.item.key)}" for op in ops]
 
     def sync(self, items):
+        if self.refuse:
+            raise KernelRefused(errno.EBUSY, "iptables")
         former, self.items = self.items, {item.key: item for item in items}
         found = ["rules were not as wanted"] if former != self.items else []
         self.repairs += len(found)

@@ -112,6 +112,23 @@ def test_an_ephemeral_endpoint_goes_with_its_namespace(sandbox, daemon, api, fir
     assert dying["address"] not in [one["address"] for one in get(api, "ipam/allocations?network=web")]
 
 
+def test_an_ephemeral_endpoint_goes_though_it_had_its_neighbour_s_default_route(sandbox, daemon, api, firewall):
+    network(api, "web")
+    stays = endpoint(api, "red")
+    made(api, "endpoints", network="web", namespace="red", name="dying", ephemeral=True, default_route=True)
+    assert sandbox.netns("red").default_route() == ("192.168.15.1", "eth1")
+    sandbox.delete_netns("red")
+
+    def is_back():
+        assert [one["id"] for one in get(api, "endpoints")] == [stays["id"]]
+        assert _state(api, "red")["state"] == "ready"
+        return sandbox.netns("red").default_route() == ("192.168.15.1", "eth0")
+
+    eventually(is_back, SOON)
+    assert sandbox.netns("red").links().keys() == {"lo", "eth0"}
+    assert "Traceback" not in daemon.log()
+
+
 def test_a_name_that_comes_back_is_plugged_in_again(sandbox, daemon, api, firewall):
     network(api, "web")
     sandbox.add_netns("red")

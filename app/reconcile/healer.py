@@ -44,6 +44,10 @@ _LINKED = ("network", "endpoint")
 _Refused = Sequence[tuple[Op, BridgeheadError]]
 
 
+class _NotGone(Exception):
+    """An ephemeral endpoint could not be deleted by itself, for more is missing: a full pass comes next."""
+
+
 class Healer:
     """Brings the kernel to the database. passes, looks: how many full passes and looks at single keys there were."""
 
@@ -85,7 +89,7 @@ class Healer:
     def _pass(self) -> frozenset[ItemKey]:
         self._refused_settings = set()
         self._brake.release()
-        rendered, observed = self._look(lambda: all_keys(self._store), self._kernel.observe, _is_rule)
+        rendered, observed = self._look(lambda: all_keys(self._store), self._kernel.observe, _is_rule, whole=True)
         healed = heal(self._firewall, self._executor, rendered, observed, self._tell)
         self._rules.all_done()
         self._requests.applied = healed.applied
@@ -105,16 +109,20 @@ class Healer:
         keys: Callable[[], Iterable[Key]],
         observe: Callable[[Iterable[Item]], Iterable[Item]],
         leave_out: Callable[[Item], bool],
+        *,
+        whole: bool = False,
     ) -> tuple[dict[Key, Rendered], ItemState]:
         """What is wanted, and what is there of it, but for the items to be left out.
 
         An ephemeral endpoint whose namespace was seen to be gone, however late it went, goes before anything is made.
+        whole: all there is, so that what such a one leaves in the kernel goes with the rest that is nobody's. Raises
+        _NotGone, unless whole.
         """
         while True:
             rendered = self._render(keys())
             wanted = (item for one in rendered.values() for item in one.items.values())
             observed = {item.key: item for item in observe([item for item in wanted if not leave_out(item)])}
-            if not self._drop_ephemeral(rendered):
+            if not self._drop_ephemeral(rendered, stored_only=whole):
                 return rendered, observed
 
     @property
@@ -130,7 +138,10 @@ class Healer:
         keys |= self._brake.ripe() if found.due else set()
         if found.settings or found.due:
             keys |= self._turned_settings()
-        whole = self._heal_keys(keys) if keys else True
+        try:
+            whole = self._heal_keys(keys) if keys else True
+        except _NotGone:
+            whole = not self.full_pass()
         self._rules.heal(found)
         return whole
 
@@ -222,22 +233,28 @@ class Healer:
 
     # --- namespaces that die and come back
 
-    def _drop_ephemeral(self, keys: Iterable[Key]) -> bool:
-        """Deletes those endpoints whose namespace is gone and that were to go with it; whether it did any."""
+    def _drop_ephemeral(self, keys: Iterable[Key], *, stored_only: bool) -> bool:
+        """Deletes those endpoints whose namespace is gone and that were to go with it; whether it did any.
+
+        stored_only: before a full pass nobody knows what of it is in the kernel.
+        """
         found = [self._store.endpoint_by_id(identity) for kind, identity in keys if kind == "endpoint"]
         ephemeral = [one for one in found if one is not None and one.ephemeral]
         gone = [(one, why) for one in ephemeral if (why := self._kernel.gone(one.netns))]
-        return sum(self._goes(endpoint, why) for endpoint, why in gone) > 0
+        return sum(self._goes(endpoint, why, stored_only=stored_only) for endpoint, why in gone) > 0
 
-    def _goes(self, endpoint: Endpoint, why: str) -> bool:
+    def _goes(self, endpoint: Endpoint, why: str, *, stored_only: bool) -> bool:
         log.info("endpoint '%s' goes with its namespace: %s", endpoint.name, why)
         # healed: its neighbours' part in the namespace is gone too, and is what this healing sees to next
-        job = Job(partial(endpoints.delete, ref=endpoint.id, force=True), healed=True)
+        job = Job(partial(endpoints.delete, ref=endpoint.id, force=True), healed=True, stored_only=stored_only)
         self._requests.run([job])
         failure = job.answer.exception()
-        if failure is not None:
-            log.warning("endpoint '%s' cannot be deleted: %s", endpoint.name, failure)
-        return failure is None
+        if failure is None:
+            return True
+        log.warning("endpoint '%s' cannot be deleted: %s", endpoint.name, failure)
+        if not stored_only:
+            raise _NotGone from failure
+        return False
 
     def _follow_endpoints(self, rendered: dict[Key, Rendered], refused: _Refused) -> _Refused:
         """Withdraws the ports of endpoints whose namespace is gone, and publishes those of the ones that are back."""

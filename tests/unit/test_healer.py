@@ -256,6 +256,40 @@ def test_an_ephemeral_endpoint_that_had_the_default_route_goes_too(world, caplog
     assert "Traceback" not in caplog.text
 
 
+def test_an_ephemeral_endpoint_whose_namespace_went_while_the_daemon_was_down_goes_at_the_start(world, caplog):
+    _red, mapping = plug(world, ephemeral=True)
+    applied = []
+    end(world)
+    world.worker.stop()
+    world.rules.apply = applied.append
+    world.restart().settle()
+    assert not world.catalog.endpoints
+    assert mapping.id not in world.catalog.portmaps
+    assert (applied, world.kernel._held) == ([], {})  # the pass itself takes away what was its
+    assert not [key for key in world.rules.items if key[0] == "forward"]
+    assert "web" in world.kernel.host.links
+    assert "cannot be deleted" not in caplog.text
+
+
+def test_an_ephemeral_endpoint_that_the_kernel_would_not_let_go_goes_with_a_full_pass(world):
+    red, mapping = plug(world, ephemeral=True)
+    end(world)
+    passes, refused = world.worker.looks[0], []
+
+    def once(op):
+        if op.after is None and op.item.owner == mapping.id and not refused:
+            refused.append(op)
+            return True
+        return False
+
+    world.kernel.refuse(once)
+    heal(world, ("endpoint", red.id))
+    assert refused
+    assert world.worker.looks[0] > passes
+    assert not world.catalog.endpoints
+    assert not world.kernel._held
+
+
 @pytest.mark.parametrize("how", ["key", "pass"])
 def test_an_ephemeral_endpoint_goes_with_a_namespace_that_vanishes_while_it_is_looked_at(world, monkeypatch, how):
     world.do(networks.create, request=NetworkCreate(name="web"))

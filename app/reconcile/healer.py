@@ -74,6 +74,8 @@ class Healer:
         # what the kernel refused on the timer is left to the full pass, which is tried again with patience
         self._refused_settings: set[ItemKey] = set()
         self._lost_bridges: dict[str, str] = {}
+        # whose namespace was gone and who could not be deleted: taking that back may have made it anew
+        self._going: dict[str, str] = {}
 
     # --- all there is
 
@@ -240,7 +242,8 @@ class Healer:
         """
         found = [self._store.endpoint_by_id(identity) for kind, identity in keys if kind == "endpoint"]
         ephemeral = [one for one in found if one is not None and one.ephemeral]
-        gone = [(one, why) for one in ephemeral if (why := self._kernel.gone(one.netns))]
+        gone = [(one, why) for one in ephemeral if (why := self._going.get(one.id) or self._kernel.gone(one.netns))]
+        self._going = ({} if stored_only else self._going) | {one.id: why for one, why in gone}
         return sum(self._goes(endpoint, why, stored_only=stored_only) for endpoint, why in gone) > 0
 
     def _goes(self, endpoint: Endpoint, why: str, *, stored_only: bool) -> bool:
@@ -250,6 +253,7 @@ class Healer:
         self._requests.run([job])
         failure = job.answer.exception()
         if failure is None:
+            del self._going[endpoint.id]
             return True
         log.warning("endpoint '%s' cannot be deleted: %s", endpoint.name, failure)
         if not stored_only:

@@ -82,7 +82,7 @@ class RuleHealer:
             self._executor.flush_into([item.subnet for item in items if isinstance(item, NetworkPolicy)])
         told, self._executor.without_rules = self._executor.without_rules, {}
         if found or told:
-            self._publish({item.owner for item in items}, told)
+            self._publish({item.owner for item in items} | told.keys(), told)
 
     def _tell(self, words: str) -> None:
         """Whoever has rules, and is well but for what was told before, is degraded until they are mended."""

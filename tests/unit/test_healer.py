@@ -170,9 +170,11 @@ def test_a_foreign_address_stays(world):
     assert theirs in world.kernel.host.links["web"].addresses
 
 
-def plug(world, **fields):
+def plug(world, *, own=False, **fields):
+    """own: the namespace is made by the daemon, who makes it again where somebody deletes it."""
     world.do(networks.create, request=NetworkCreate(name="web"))
-    world.kernel.add_namespace("red")
+    if not own:
+        world.kernel.add_namespace("red")
     red = world.do(endpoints.create, request=EndpointCreate(network="web", namespace="red", **fields))
     mapping = world.do(portmaps.create, request=PortmapCreate(endpoint="red", host_port=53, protocol="udp"))
     return red, mapping
@@ -257,7 +259,7 @@ def test_an_ephemeral_endpoint_that_had_the_default_route_goes_too(world, caplog
 
 
 def test_an_ephemeral_endpoint_whose_namespace_went_while_the_daemon_was_down_goes_at_the_start(world, caplog):
-    _red, mapping = plug(world, ephemeral=True)
+    _red, mapping = plug(world, own=True, ephemeral=True)
     applied = []
     end(world)
     world.worker.stop()
@@ -272,7 +274,7 @@ def test_an_ephemeral_endpoint_whose_namespace_went_while_the_daemon_was_down_go
 
 
 def test_an_ephemeral_endpoint_that_the_kernel_would_not_let_go_goes_with_a_full_pass(world):
-    red, mapping = plug(world, ephemeral=True)
+    red, mapping = plug(world, own=True, ephemeral=True)
     end(world)
     passes, refused = world.worker.looks[0], []
 

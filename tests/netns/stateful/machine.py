@@ -36,7 +36,8 @@ class Histories(RuleBasedStateMachine):
         self.sandbox = Sandbox(ipv6=True)
         self._add_admins()
         self.untouched = host_of(self.sandbox)
-        self.daemon = self.sandbox.daemon(firewall=self.firewall).start()
+        # else a history that damages one network ten times in ten seconds is a fight, which is outwaited
+        self.daemon = self.sandbox.daemon(firewall=self.firewall, values={"fast_repairs": 100_000}).start()
         self.api = self.daemon.client
         TOTALS["histories"] += 1
 

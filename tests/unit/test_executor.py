@@ -207,6 +207,15 @@ def test_an_undo_goes_on_past_what_nobody_expected(executor, kernel, rules):
     assert rules.items == {}
 
 
+def test_an_undo_in_a_namespace_that_is_gone_is_said_without_a_traceback(executor, kernel, caplog):
+    executor.run(diff(ALL, {}))
+    kernel._drop(kernel.names.pop("red"), "eth0")
+    executor.undo([Op(VETH, None)])
+    assert executor.stuck
+    assert "cannot undo link veth8: namespace 'red' cannot be opened" in caplog.text
+    assert "Traceback" not in caplog.text
+
+
 def test_healing_goes_on_past_what_nobody_expected(executor, kernel):
     kernel.refuse(lambda op: isinstance(op.item, HostPort), OSError(errno.EIO, "I/O error"))
     outcome = executor.run_each(diff(ALL, {}))

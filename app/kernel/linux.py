@@ -178,6 +178,8 @@ class LinuxKernel:
 
     def _netns(self, op: Op) -> None:
         match op.before, op.after:
+            case Netns() as before, Netns() if not self._namespaces.exists(before.name):
+                raise NamespaceMissing(f"namespace '{before.name}' was deleted")  # what was in it is gone too
             case _, Netns() as after if not self._namespaces.exists(after.name):
                 if not after.create:
                     raise NamespaceMissing(f"namespace '{after.name}' is not there, and create_namespace is false")

@@ -47,12 +47,16 @@ class _Drifted(Exception):
 
 @dataclass(slots=True)
 class Job:
-    """A request on its way: what it does, and where its answer goes."""
+    """A request on its way: what it does, and where its answer goes.
+
+    healed: what is missing in the kernel is known. stored_only: the kernel is left to the full pass that comes next.
+    """
 
     service: Service
     once: Once | None = None
     answer: Future[Subject | Reply] = field(default_factory=Future)
     healed: bool = False
+    stored_only: bool = False
 
     def begin(self) -> bool:
         """Whether somebody still waits for it; from then on nobody can call it off."""
@@ -105,6 +109,11 @@ class _Group:
     def healed(self) -> bool:
         """Whether a full pass has gone before, for all of them."""
         return all(one.job.healed for one in self.planned)
+
+    @property
+    def stored_only(self) -> bool:
+        """Whether the kernel is left as it is."""
+        return all(one.job.stored_only for one in self.planned)
 
 
 class Requests:
@@ -272,11 +281,13 @@ class Requests:
             keys = dict.fromkeys(key for one in group.planned for key in one.change.keys)
             group.rendered = {key: render(self.store, key, self.dead) for key in keys}
             group.former = {key: self.applied.get(key, {}) for key in keys}
-            group.outcome = self._execute(group)
+            if not group.stored_only:
+                group.outcome = self._execute(group)
             _raise_refused(group)
             for one in group.planned:
                 self._keep(one, group)
-            self._record(group)
+            if not group.stored_only:
+                self._record(group)
         except Exception:
             if group.outcome.done:
                 self._undo(group)
@@ -332,7 +343,8 @@ class Requests:
                 if subject is not former:
                     audit.changed(one.change.by, key, former, subject)
                     self._catalog.put(key, subject)
-        publish_statuses(self._catalog, group.rendered, group.outcome.refused, self._executor.hindrance)
+        if not group.stored_only:
+            publish_statuses(self._catalog, group.rendered, group.outcome.refused, self._executor.hindrance)
         for one in group.planned:
             one.job.answer.set_result(one.reply or one.subject)
 

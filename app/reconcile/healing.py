@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from app.firewall.protocol import Firewall
-from app.model.contracts import Kernel
 from app.model.errors import BridgeheadError
 from app.model.ops import Op
 from app.model.state import (
@@ -43,21 +42,20 @@ class Healed:
 
 
 def heal(
-    kernel: Kernel,
     firewall: Firewall,
     executor: Executor,
     rendered: dict[Key, Rendered],
+    observed: State,
     tell: Callable[[Sequence[Op]], None],
 ) -> Healed:
     """Host ports first, then the rules as a whole, then links, routes and settings one by one.
 
     What only the rules made safe, route_localnet and the route of ::1, goes before them (row 9). A mapping whose
-    port a process took meanwhile gets no rule: it would take that process's traffic. tell: hears what differs before
-    it is mended.
+    port a process took meanwhile gets no rule: it would take that process's traffic. observed: what is there but for
+    rules; tell: hears what differs before it is mended.
     """
     wanted = {item_key: item for one in rendered.values() for item_key, item in one.items.items()}
     links = {key: item for key, item in wanted.items() if not isinstance(item, FirewallItem)}
-    observed = {item.key: item for item in kernel.observe(links.values())}
     ops = differing(links, observed)
     tell(ops)
     first = executor.run_each([op for op in ops if _before_rules(op)])

@@ -61,6 +61,8 @@ class Rules:
         return [f"iptables for {' '.join(op.item.key)}" for op in ops]
 
     def sync(self, items):
+        if self.refuse:
+            raise KernelRefused(errno.EBUSY, "iptables")
         former, self.items = self.items, {item.key: item for item in items}
         found = ["rules were not as wanted"] if former != self.items else []
         self.repairs += len(found)
@@ -214,6 +216,15 @@ def test_an_undo_goes_on_past_what_nobody_expected(executor, kernel, rules):
     assert executor.stuck
     assert "web" not in kernel.host.links
     assert rules.items == {}
+
+
+def test_an_undo_in_a_namespace_that_is_gone_is_said_without_a_traceback(executor, kernel, caplog):
+    executor.run(diff(ALL, {}))
+    kernel._drop(kernel.names.pop("red"), "eth0")
+    executor.undo([Op(VETH, None)])
+    assert executor.stuck
+    assert "cannot undo link veth8: namespace 'red' cannot be opened" in caplog.text
+    assert "Traceback" not in caplog.text
 
 
 def test_healing_goes_on_past_what_nobody_expected(executor, kernel):

@@ -130,8 +130,8 @@ def _serve(settings: Settings, stack: contextlib.ExitStack) -> None:
     stack.callback(engine.dispose)
     # what wants more rights is done, and no thread is there yet
     privileges.drop()
-    # what is loaded by now stays: the collector need not walk it, which would pause requests
-    gc.collect()
+    # what is loaded by now stays: the collector need not walk it, which would pause requests; nor now, for garbage
+    # of which there is next to none
     gc.freeze()
     gc.enable()
     backend, worker = _start_worker(settings, engine, stack)

@@ -167,6 +167,10 @@ class Netlink:
                     return answers
                 answers.append(raw)
 
+    def dump(self, asked: Request) -> list[bytes]:
+        """The raw answers to a request for all there is of something."""
+        return self.request(Packed(asked.body), asked.kind, asked.flags, lambda: self._asked(asked))
+
     def change(self, message: Message, kind: int, flags: int, asked: Callable[[], str]) -> list[bytes]:
         """A request whose end an acknowledgement marks: anything but a dump."""
         return self.request(message, kind, flags | NLM_F_ACK, asked)

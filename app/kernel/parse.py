@@ -7,6 +7,7 @@ import struct
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from ipaddress import ip_address, ip_interface, ip_network
 from typing import Any
 
@@ -264,9 +265,9 @@ def parse_route(raw: bytes) -> Route | None:
         return None
     ways = tuple(_ways(found.get(_RTA_MULTIPATH, b"")))
     destination, gateway = found.get(_RTA_DST), found.get(_RTA_GATEWAY)
-    via, oif = ways[0] if ways else (ip_address(gateway) if gateway else None, _number(found.get(_RTA_OIF)))
+    via, oif = ways[0] if ways else (_address(gateway) if gateway else None, _number(found.get(_RTA_OIF)))
     return Route(
-        destination=ip_network((ip_address(destination), prefix)) if destination else None,
+        destination=_network(destination, prefix) if destination else None,
         version=4 if family == socket.AF_INET else 6,
         oif=oif,
         via=via,
@@ -276,6 +277,15 @@ def parse_route(raw: bytes) -> Route | None:
     )
 
 
+# the routes of a thousand namespaces are to few places
+_address = lru_cache(maxsize=256)(ip_address)
+
+
+@lru_cache(maxsize=256)
+def _network(address: bytes, prefix: int) -> IPNetwork:
+    return ip_network((ip_address(address), prefix))
+
+
 def _ways(raw: bytes) -> Iterator[tuple[IPAddress | None, int]]:
     """Gateway and interface of each struct rtnexthop (linux/rtnetlink.h)."""
     while len(raw) >= 8:
@@ -283,7 +293,7 @@ def _ways(raw: bytes) -> Iterator[tuple[IPAddress | None, int]]:
         if length < 8:
             return
         gateway = attributes(raw[:length], 8).get(_RTA_GATEWAY)
-        yield ip_address(gateway) if gateway else None, index
+        yield _address(gateway) if gateway else None, index
         raw = raw[(length + 3) & ~3 :]
 
 

@@ -18,13 +18,13 @@ LIBRARIES = (
     "starlette.middleware.cors",
     "uvloop",
     "httptools",
-    "sqlmodel",
+    "sqlalchemy",
     "pydantic_settings",
     "typer",
     "iptc",
     "pydantic.v1",  # FastAPI imports it with its first route
 )
-"""What the daemon imports of others, as it imports it, but for what few need: Alembic to upgrade, pyroute2 to mend."""
+"""What the daemon imports of others, as it imports it; Alembic and SQLModel are for upgrades, pyroute2 for repairs."""
 ALLOWED_MB, LOADED_MB = 15.0, 60.0
 
 

@@ -25,6 +25,7 @@ from app.kernel.wire import (
     RTN_UNICAST,
     attributes,
     find,
+    pick,
 )
 from app.model.naming import owner_of
 from app.model.spec import IPAddress, IPNetwork
@@ -39,6 +40,16 @@ _INET_RP_FILTER, _INET6_DISABLE_IPV6 = 7, 26
 _IFLA_INFO_KIND, _IFLA_INFO_SLAVE_KIND, _IFLA_INFO_SLAVE_DATA = 1, 4, 5
 _IFLA_BRPORT_STATE, _IFLA_BRPORT_MODE, _IFLA_BRPORT_LEARNING = 1, 4, 8
 _IFLA_BRPORT_ISOLATED, _IFLA_BRPORT_LOCKED = 33, 39
+_OF_LINK = frozenset(
+    (
+        *(_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_LINK, _IFLA_MASTER),
+        *(_IFLA_LINKINFO, _IFLA_IFALIAS, _IFLA_GROUP, _IFLA_LINK_NETNSID),
+    )
+)
+_OF_PORT = frozenset(
+    (_IFLA_BRPORT_STATE, _IFLA_BRPORT_MODE, _IFLA_BRPORT_LEARNING, _IFLA_BRPORT_ISOLATED, _IFLA_BRPORT_LOCKED)
+)
+"""What `parse_link` reads: a tenth of what a port's message has."""
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_PROTO = 1, 2, 11
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_MULTIPATH, _RTA_TABLE = 1, 4, 5, 6, 9, 15
 _RTM_F_CLONED = 0x200
@@ -123,10 +134,10 @@ def _number(value: bytes | None) -> int | None:
 def parse_link(raw: bytes) -> Link:
     """The link that an RTM_*LINK message describes (linux/if_link.h)."""
     index, flags = struct.unpack_from("=iI", raw, 20)
-    found = attributes(raw, 32)
+    found = pick(raw, 32, _OF_LINK)
     info = attributes(found.get(_IFLA_LINKINFO, b""), 0)
     is_port = _text(info.get(_IFLA_INFO_SLAVE_KIND)) == "bridge"
-    port = attributes(info.get(_IFLA_INFO_SLAVE_DATA, b""), 0) if is_port else {}
+    port = pick(info.get(_IFLA_INFO_SLAVE_DATA, b""), 0, _OF_PORT) if is_port else {}
     return Link(
         index=index,
         name=_text(found.get(_IFLA_IFNAME)) or "",

@@ -266,6 +266,20 @@ def attributes(raw: bytes, offset: int) -> dict[int, bytes]:
     return found
 
 
+def pick(raw: bytes, offset: int, wanted: frozenset[int]) -> dict[int, bytes]:
+    """Those wanted of many."""
+    found: dict[int, bytes] = {}
+    end, unpack = len(raw) - 3, _ATTRIBUTE.unpack_from
+    while offset < end:
+        length, kind = unpack(raw, offset)
+        if length < 4:
+            break
+        if (kind := kind & 0x3FFF) in wanted:
+            found[kind] = raw[offset + 4 : offset + length]
+        offset += (length + 3) & ~3
+    return found
+
+
 def find(raw: bytes, offset: int, wanted: int) -> bytes | None:
     """One of them, None where it is missing."""
     end, unpack = len(raw) - 3, _ATTRIBUTE.unpack_from

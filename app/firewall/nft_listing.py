@@ -57,10 +57,10 @@ def _elements(family: Family, name: str, listed: list[Any]) -> Iterator[Element]
 
 def _plain_words(container: Container, listed: list[Any]) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
     """Key and value of a published port as most are listed, of which there are thousands; None for any other."""
-    key, value = (one.get("concat", ()) if isinstance(one, dict) else () for one in listed)
-    if len(key) != len(container.key) or len(value) != len(container.value):
+    if {*map(type, listed)} != {dict}:
         return None
-    if any(isinstance(word, dict) for word in (*key, *value)):
+    key, value = listed[0].get("concat", ()), listed[1].get("concat", ())
+    if len(key) != len(container.key) or len(value) != len(container.value) or dict in map(type, (*key, *value)):
         return None
     return tuple(map(str, key)), tuple(map(str, value))
 

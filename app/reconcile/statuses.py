@@ -70,7 +70,7 @@ def _family(item: Item) -> str:
 def _by_itself(one: Rendered, hindrance: Callable[[Subject], tuple[State, str]]) -> tuple[State, str]:
     if one.trouble:
         return State.DEGRADED, one.trouble
-    if isinstance(one.subject, Portmap) and not any(isinstance(item, PortForward) for item in one.items.values()):
+    if isinstance(one.subject, Portmap) and PortForward not in map(type, one.items.values()):
         family = f"IPv{one.subject.host_ip.version}"
         return State.DEGRADED, (
             f"the endpoint's network is internal, or has no {family} gateway, or the endpoint no {family} address: "

@@ -7,6 +7,7 @@ import gc
 import logging
 import ssl
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -51,6 +52,8 @@ _READABLE = ["ETag", "Idempotency-Replayed", "Link", "Location", "Retry-After"]
 
 def create_app(backend: Backend | None = None) -> FastAPI:
     """The API; without a backend only its schema is of use."""
+    # FastAPI's own field of a body has an alias; it says so itself where a model is built at once
+    warnings.filterwarnings("ignore", message="The 'alias' attribute with value 'body'")
     application = FastAPI(
         title="Bridgehead",
         version=app.__version__,

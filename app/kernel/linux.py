@@ -30,6 +30,7 @@ from app.model.state import (
     Departing,
     HostPort,
     Item,
+    ItemKey,
     LoopbackRoute,
     Netns,
     PortForward,
@@ -254,16 +255,22 @@ class LinuxKernel:
     def _observe(self, wanted: list[Item], *, only: bool) -> list[Item]:
         if not only or not all(isinstance(item, Sysctl) for item in wanted):
             self._mirror.refresh()
-        ports = {item.key for item in wanted if isinstance(item, HostPort)}
-        self._observer.begin(wanted)
+        ports: list[ItemKey] = []
+        others: list[Item] = []
+        for item in wanted:  # most are ports, of which the other looks know nothing
+            if isinstance(item, HostPort):
+                ports.append(item.key)
+            else:
+                others.append(item)
+        self._observer.begin(others)
         try:
             return [
-                *self._observer.links(wanted, only=only),
-                *self._observer.namespaces(wanted, only=only),
+                *self._observer.links(others, only=only),
+                *self._observer.namespaces(others, only=only),
                 *(self._ports.held_of(ports) if only else self._ports.held()),
-                *self._observer.routes(wanted),
-                *self._observed_settings(wanted, only=only),
-                *self._observer.loopback_routes(wanted, only=only),
+                *self._observer.routes(others),
+                *self._observed_settings(others, only=only),
+                *self._observer.loopback_routes(others, only=only),
             ]
         finally:
             self._observer.end()

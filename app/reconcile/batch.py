@@ -379,6 +379,8 @@ def _require_allowed(once: Once, service: Service, context: Context) -> None:
 
 def reached_items(wanted: dict[ItemKey, Item], short: dict[ItemKey, Item | None]) -> dict[ItemKey, Item]:
     """What is wanted, but for what was refused: that is as it was before, None for not there."""
+    if short.keys().isdisjoint(wanted):
+        return wanted
     reached = {key: short.get(key, item) for key, item in wanted.items()}
     return {key: item for key, item in reached.items() if item is not None}
 

@@ -211,11 +211,16 @@ def _forwards(done: Iterable[Op]) -> list[PortForward]:
 
 def _groups(ops: Iterable[Op], *, together: bool = True) -> Iterable[list[Op]]:
     """What is done in one go: rules and, where they may go together, links and namespaces that go."""
-    for (is_rule, departs), group in groupby(ops, key=lambda op: (isinstance(op.item, FirewallItem), _departs(op))):
+    for (is_rule, departs), group in groupby(ops, key=_kind):
         if is_rule or (departs and together):
             yield list(group)
         else:
             yield from ([op] for op in group)
+
+
+def _kind(op: Op) -> tuple[bool, bool]:
+    """Whether it is a rule, and whether it departs."""
+    return isinstance(op.item, FirewallItem), _departs(op)
 
 
 def _departs(op: Op) -> bool:

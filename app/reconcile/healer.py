@@ -308,7 +308,7 @@ class Healer:
     def _tell(self, ops: Sequence[Op]) -> None:
         """The status of whoever owns what differs says so until it is mended."""
         for op in ops:
-            if self._catalog.knows(op.item.owner) and self._catalog.status(op.item.owner).state is not State.PENDING:
+            if not self._catalog.is_pending(op.item.owner):
                 self._catalog.set_status(op.item.owner, State.DEGRADED, f"{difference(op)}: it is put back")
 
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from sqlalchemy import Engine
 
 from app.firewall.protocol import Firewall, report_of
+from app.host import heap
 from app.model.access import DAEMON
 from app.model.contracts import Kernel
 from app.model.errors import BridgeheadError, ShuttingDown
@@ -165,8 +166,9 @@ class Worker:
         try:
             self._kernel = parts.make_kernel()
             self._firewall = parts.make_firewall()
-            store = read(parts.engine)
-            parts.catalog.fill(store)
+            with heap.uncollected():
+                store = read(parts.engine)
+                parts.catalog.fill(store)
         except Exception as failure:  # noqa: BLE001 - it is raised again in the thread that started this one
             self._opened.set_exception(failure)
             return

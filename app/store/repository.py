@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
 from app.model.ports import AUTOMATIC
@@ -25,10 +25,10 @@ P = TypeVar("P")
 _named: Any = namedtuple  # its fields are known at run time only
 _PURGED = 16
 """Old answers that go with each new one: more than come, and few enough to cost nothing."""
-_KEPT = "SELECT * FROM kept_answer WHERE scope = ? AND key = ?"
-_PURGE = (
+_KEPT = text("SELECT * FROM kept_answer WHERE scope = :scope AND key = :key")
+_PURGE = text(
     "DELETE FROM kept_answer WHERE (scope, key) IN "
-    "(SELECT scope, key FROM kept_answer WHERE created_at < ? ORDER BY created_at LIMIT ?)"
+    "(SELECT scope, key FROM kept_answer WHERE created_at < :since ORDER BY created_at LIMIT :most)"
 )
 _CURSORS: dict[Version, str] = {4: "cursor", 6: "cursor6"}
 
@@ -211,14 +211,14 @@ class Repository(Memory):
         for write in reversed(self._writes):
             if write.table == "kept_answer" and write.verb is Verb.INSERT and _is_of(write.values, scope, key):
                 return _kept(write.values | {"headers": json.loads(write.values["headers"])})
-        row = self._connection.exec_driver_sql(_KEPT, (scope, key)).first()
+        row = self._connection.execute(_KEPT, {"scope": scope, "key": key}).first()
         if row is None or row.created_at < mapping.to_text(since):
             return None
         return _kept(row._asdict() | {"headers": json.loads(row.headers)})
 
     def keep_answer(self, scope: str, key: str, answer: KeptAnswer, *, now: datetime, since: datetime) -> None:
         """In the place of an older one under this key; a few others that are older go by the way."""
-        self._connection.exec_driver_sql(_PURGE, (mapping.to_text(since), _PURGED))
+        self._connection.execute(_PURGE, {"since": mapping.to_text(since), "most": _PURGED})
         values = {"scope": scope, "key": key}
         self._write(Verb.DELETE, "kept_answer", values, *values)
         told = {

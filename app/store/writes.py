@@ -17,6 +17,8 @@ from app.store.mapping import Values
 TableName = Literal["network", "endpoint", "allocation", "portmap", "kept_answer"]
 """Of `app.store.tables`. Each refers to those before it: rows come in this order, and go in the other."""
 _TABLES: tuple[TableName, ...] = get_args(TableName)
+_PLACES = {"qmark": "?", "format": "%s", "pyformat": "%s"}
+"""Where a value stands in a statement, as drivers have it (PEP 249, paramstyle)."""
 
 
 class Verb(Enum):
@@ -52,8 +54,9 @@ def send(connection: Connection, writes: list[Write]) -> None:
     """Carries them out, in this order as far as it matters. Raises SQLAlchemyError."""
     dialect = connection.dialect
     cursor = connection.connection.cursor()
+    place = _PLACES[dialect.paramstyle]
     for shape, group in groupby(_ordered(writes), key=lambda write: write.shape):
-        statement = _statement(*shape)
+        statement = _statement(place, *shape)
         try:
             cursor.executemany(statement, [_parameters(write) for write in group])
         except dialect.loaded_dbapi.Error as failure:
@@ -67,14 +70,14 @@ def _ordered(writes: list[Write]) -> Iterator[Write]:
 
 
 @cache
-def _statement(verb: Verb, table: TableName, key: tuple[str, ...], columns: tuple[str, ...]) -> str:
+def _statement(place: str, verb: Verb, table: TableName, key: tuple[str, ...], columns: tuple[str, ...]) -> str:
     """By hand: SQLAlchemy takes longer for one than the database, and to describe the tables a part of each start."""
-    where = " AND ".join(f"{name} = ?" for name in key)
+    where = " AND ".join(f"{name} = {place}" for name in key)
     match verb:
         case Verb.INSERT:
-            return f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"  # noqa: S608
+            return f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({', '.join([place] * len(columns))})"  # noqa: S608
         case Verb.UPDATE:
-            return f"UPDATE {table} SET {', '.join(f'{name} = ?' for name in columns)} WHERE {where}"  # noqa: S608
+            return f"UPDATE {table} SET {', '.join(f'{name} = {place}' for name in columns)} WHERE {where}"  # noqa: S608
         case Verb.DELETE:
             return f"DELETE FROM {table} WHERE {where}"  # noqa: S608
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ from app.kernel.mirror import HostMirror
 from app.kernel.namespaces import Namespaces
 from app.kernel.netlink import Rtnl
 from app.kernel.nsfiles import KnownNamespaces
-from app.kernel.parse import Link, Port, Route, parse_filter
+from app.kernel.parse import Link, Port, Route, parse_filter, parse_port
 from app.kernel.settings import is_strict, loosen_filter, set_ipv6
 from app.kernel.visits import Place, Visits
 from app.kernel.wire import BR_STATE_FORWARDING, ROUTE_PROTOCOL, Request
@@ -38,7 +37,10 @@ _PORT_TIMEOUT = 2.0
 
 
 class Links:
-    """See `app.model.contracts.Kernel.apply`. Belongs to the thread that makes it."""
+    """See `app.model.contracts.Kernel.apply`. Belongs to the thread that makes it.
+
+    net: what `sysctl.open_net` gave in its namespace.
+    """
 
     def __init__(
         self,
@@ -48,6 +50,7 @@ class Links:
         visits: Visits,
         known: KnownNamespaces,
         announcer: Announcer,
+        net: int,
     ) -> None:
         self._rtnl = rtnl
         self._mirror = mirror
@@ -55,10 +58,7 @@ class Links:
         self._visits = visits
         self._known = known
         self._announcer = announcer
-        self._net = sysctl.open_net()
-
-    def close(self) -> None:
-        os.close(self._net)
+        self._net = net
 
     # --- marks
 
@@ -70,12 +70,18 @@ class Links:
             raise KernelRefused(errno.ENODEV, asked, "ours is gone, and somebody else's has its name")
         return link
 
-    def _master(self, bridge: str) -> int:
-        """Its index. Raises KernelRefused as `_require_own` does."""
+    def _known_own(self, name: str, owner: str | None = None) -> Link:
+        """The same as of the mirror's last refresh."""
+        link = self._mirror.link(name)
+        if link is None or link.owner is None or owner not in (None, link.owner):
+            return self._require_own(name, owner)
+        return link
+
+    def _refreshed_own(self, name: str, owner: str | None = None) -> Link:
+        """The same, without a question to the kernel."""
         # the kernel tells of a change before whoever made it knows: what it has told so far is as good as asking
         self._mirror.refresh()
-        link = self._mirror.link(bridge)
-        return link.index if link is not None and link.owner is not None else self._require_own(bridge).index
+        return self._known_own(name, owner)
 
     @contextmanager
     def _undone(self, index: int) -> Iterator[None]:
@@ -104,7 +110,7 @@ class Links:
             self._rtnl.set_link(link.index, up=True)
 
     def _change_bridge(self, before: Bridge, after: Bridge) -> None:
-        index = self._require_own(after.name, after.owner).index
+        index = self._refreshed_own(after.name, after.owner).index
         _prepare_bridge(after)
         if (before.mac, before.mtu) != (after.mac, after.mtu):
             self._rtnl.set_link(index, mac=after.mac, mtu=after.mtu)
@@ -135,7 +141,7 @@ class Links:
                 raise Invalid(f"{item.netns} is the host's own network namespace; name another one")
             index, peer = self._rtnl.add_veth(
                 item.host_ifname,
-                master=self._master(item.bridge),
+                master=self._refreshed_own(item.bridge).index,
                 mtu=item.mtu,
                 peer=item.ifname,
                 peer_mac=item.mac,
@@ -184,8 +190,8 @@ class Links:
 
     def _change_attachment(self, before: Attachment, after: Attachment) -> None:
         """The host's end from what it is now: where the other one cannot be reached, only this one has changed."""
-        link = self._require_own(after.host_ifname, after.owner)
-        master = self._require_own(after.bridge).index
+        link = self._refreshed_own(after.host_ifname, after.owner)
+        master = self._known_own(after.bridge).index
         if link.master != master:
             # on another bridge the port has none of its options: none of its frames passes before it has
             self._rtnl.set_link(link.index, up=False)
@@ -209,10 +215,14 @@ class Links:
         index = link.index
         if after.locked:
             self._rtnl.add_fdb(index, after.mac)
-        self._rtnl.set_link(index, port=_port_options(after))
+        requests = [messages.set_link(index, port=_port_options(after))]
+        if after.locked or after.isolated:
+            requests.append(messages.get_link(index=index))
+        _changed, *shown = self._rtnl.change_all(requests)
         if not after.locked and (before.locked or link.locked):
             self._rtnl.delete_fdb(index, after.mac)
-        _check_port(after, self._rtnl.require(after.host_ifname))
+        for (raw,) in shown:
+            _check_port(after, parse_port(raw))
 
     def _change_inside(self, before: Attachment, after: Attachment) -> None:
         with self._visits.at(after.netns) as place:
@@ -233,7 +243,7 @@ class Links:
     def loopback_route(self, op: Op) -> None:
         match op.before, op.after:
             case _, LoopbackRoute() as after:
-                self._rtnl.add_loopback_route(self._require_own(after.bridge, after.owner or None).index)
+                self._rtnl.add_loopback_route(self._refreshed_own(after.bridge, after.owner or None).index)
             case LoopbackRoute() as before, None:
                 link = self._rtnl.link(before.bridge)
                 if link is not None:

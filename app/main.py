@@ -103,7 +103,8 @@ def run(settings: Settings) -> int:
     """Serves until SIGTERM or SIGINT; the exit status. What keeps it from starting is one line on stderr."""
     heap.share_one()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-    # a record need not find out which thread and process it comes from, which takes longer than to write it
+    # a record need not find out which line, thread and process it comes from, which takes longer than to write it
+    logging._srcfile = None  # type: ignore[attr-defined] # so says logging's documentation
     logging.logThreads = logging.logMultiprocessing = logging.logProcesses = False
     for chatty in ("uvicorn", "alembic"):
         logging.getLogger(chatty).setLevel(logging.WARNING)

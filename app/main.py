@@ -104,7 +104,7 @@ def run(settings: Settings) -> int:
     heap.share_one()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     # a record need not find out which line, thread and process it comes from, which takes longer than to write it
-    logging._srcfile = None  # type: ignore[attr-defined] # so says logging's documentation
+    logging._srcfile = None  # as the documentation of logging has it
     logging.logThreads = logging.logMultiprocessing = logging.logProcesses = False
     for chatty in ("uvicorn", "alembic"):
         logging.getLogger(chatty).setLevel(logging.WARNING)

@@ -71,6 +71,8 @@ _STATEMENTS: dict[tuple[Any, ...], _Statement] = {}
 
 def send(connection: Connection, writes: list[Write]) -> None:
     """Carries them out, in this order as far as it matters. Raises SQLAlchemyError."""
+    if not writes:
+        return
     dialect = connection.dialect
     cursor = connection.connection.cursor()
     for _shape, group in groupby(_ordered(writes), key=lambda write: write.shape):

@@ -21,6 +21,8 @@ BOUNDS = {
         "DELETE endpoint, with its namespace": Counts(4, 4, 1, 0, 0, 62),
         "100 x POST endpoint": Counts(1200, 206, 2, 0, 0, 7147),
         "100 x DELETE endpoint": Counts(404, 204, 2, 0, 0, 2066),
+        "POST tcp port, its endpoint's first": Counts(4, 3, 1, 1, 0, 29),
+        "DELETE tcp port, its endpoint's last": Counts(4, 3, 1, 1, 0, 23),
         "POST tcp port": Counts(3, 3, 1, 1, 0, 28),
         "PATCH tcp port": Counts(4, 3, 1, 1, 0, 20),
         "DELETE tcp port": Counts(3, 3, 1, 1, 0, 22),
@@ -33,6 +35,8 @@ BOUNDS = {
         "100 x DELETE udp port": Counts(8, 104, 2, 2, 2, 473),
     },
     "iptables": {
+        "POST tcp port, its endpoint's first": Counts(1, 3, 1, 1, 0, 65),
+        "DELETE tcp port, its endpoint's last": Counts(1, 3, 1, 1, 0, 39),
         "POST tcp port": Counts(0, 3, 1, 1, 0, 64),
         "PATCH tcp port": Counts(0, 3, 1, 1, 0, 56),
         "DELETE tcp port": Counts(0, 3, 1, 1, 0, 38),

@@ -11,7 +11,7 @@ from app.sandbox import HOST, Sandbox, eventually
 from bench.floor import Floor
 from bench.ground import alternate
 from bench.registry import Samples, Target, bench
-from bench.site import FIRST_PORT, keep_flow
+from bench.site import FIRST_PORT
 
 ROUNDS, CONNECT_ROUNDS, CONNECTS = 60, 20, 200
 MANY, MANY_LEGACY = 10_000, 1_000
@@ -71,7 +71,6 @@ def portmaps(ground):
         works = []
         for words, count in (("", 0), (THERE, MANY)):
             site = ground.site(mappings=count)
-            keep_flow(site.sandbox.host)
             endpoint = stack.enter_context(_endpoint(site))
             works += [_change(site.client, endpoint, words), _change(site.client, endpoint, words, "udp")]
         works += _floors(ground)

@@ -1,7 +1,6 @@
 """A daemon in a sandbox of its own, its state on a real disk, with as many objects of others as a row wants."""
 
 import shutil
-import socket
 import tempfile
 import time
 import uuid
@@ -91,18 +90,6 @@ class Site:
                     raise
                 time.sleep(_ASK)  # each time takes the daemon a millisecond
         raise TimeoutError(f"the daemon was not ready within {_READY_WITHIN} s")
-
-
-def keep_flow(host):
-    """A UDP flow between nobody's ports, for a day: where there is none at all, conntrack need not be read."""
-    host.write_sysctl("net/netfilter/nf_conntrack_udp_timeout", 86400)
-
-    def send():
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
-            sender.sendto(b"", ("127.0.0.1", 9))
-
-    host.run(send)
-    assert int(host.sysctl("net/netfilter/nf_conntrack_count")) > 0, "conntrack does not see the host's own packets"
 
 
 def document(endpoints, mappings):

@@ -9,7 +9,6 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from ipaddress import ip_address
 
-from app.kernel import sysctl
 from app.kernel.wire import CT_DELETE, CT_GET, NLM_F_DUMP, Netlink, Packed, attribute, attributes, find
 from app.model.errors import KernelRefused
 from app.model.spec import IPAddress, IPNetwork, Protocol
@@ -21,8 +20,6 @@ _CTA_TUPLE_IP, _CTA_TUPLE_PROTO = 1, 2
 _CTA_IP_V4_SRC, _CTA_IP_V4_DST, _CTA_IP_V6_SRC, _CTA_IP_V6_DST = 1, 2, 3, 4
 _CTA_PROTO_NUM, _CTA_PROTO_DST_PORT, _CTA_FILTER_ORIG_FLAGS = 1, 3, 1
 _FILTER_PROTO_NUM, _FILTER_PROTO_DST_PORT = 1 << 3, 1 << 5  # ctnetlink's CTA_FILTER_F_*
-
-_COUNT = "net/netfilter/nf_conntrack_count"
 
 _NUMBERS = {Protocol.UDP: socket.IPPROTO_UDP, Protocol.SCTP: socket.IPPROTO_SCTP}
 """Protocols whose flows outlive a changed mapping; TCP's connections live on, and new ones are new flows."""
@@ -101,26 +98,17 @@ class Flows:
     """What is forgotten of one namespace's flows: that of the thread that asks first.
 
     Its socket stays open. To close one waits until nf_tables has freed what the last change of rules took away,
-    which is 4 to 20 ms. A dump walks the table of all namespaces, which is 10 ms and more: none is asked for where
-    this one has no flow at all.
-
-    net: see `sysctl.read`.
+    which is 4 to 20 ms.
     """
 
-    def __init__(self, net: int | None = None) -> None:
+    def __init__(self) -> None:
         self._opened: Conntrack | None = None
-        self._net = net
 
     @property
     def _table(self) -> Conntrack:
         if self._opened is None:
             self._opened = Conntrack()
         return self._opened
-
-    @property
-    def _is_empty(self) -> bool:
-        """Of flows of any protocol; False where the kernel does not tell."""
-        return sysctl.read(_COUNT, self._net) == "0"
 
     def close(self) -> None:
         """It is opened again at the next use."""
@@ -135,8 +123,6 @@ class Flows:
         address with the same port number is not ours (row 10). Raises KernelRefused.
         """
         flushed = 0
-        if self._is_empty:
-            return flushed
         for (family, protocol), ports in _wanted(forwards).items():
             for flow in list(self._table.flows(family, _NUMBERS[protocol], ports)):
                 if any(_concerns(forward, flow, is_host_address) for forward in ports[flow.port]):
@@ -150,8 +136,6 @@ class Flows:
         For rules that went and nobody knows: a dump for each protocol and IP version. Raises KernelRefused.
         """
         flushed = 0
-        if self._is_empty:
-            return flushed
         for version in {subnet.version for subnet in subnets}:
             family: int = socket.AF_INET if version == 4 else socket.AF_INET6
             for flow in [flow for number in _NUMBERS.values() for flow in self._table.flows(family, number)]:

@@ -11,7 +11,7 @@ from counts.tracer import Tracer
 
 from app.sandbox import Sandbox, eventually
 from bench.http import Client, checked, packed
-from bench.site import document, keep_flow
+from bench.site import document
 
 ENTRY = ("tests.netns.counts.counter:run", "app.settings:Settings")
 _SETTINGS = {"rate": 0, "resync": 86400.0}
@@ -53,7 +53,6 @@ class Site:
         self._daemon.start()
         self._client = stack.enter_context(closing(Client(self._daemon.socket)))
         self._ask("POST", "/import", _others(endpoints, ports))
-        keep_flow(self._sandbox.host)
         self._sandbox.add_netns("there")
         self._tracer = Tracer(self._board["worker"])
         stack.callback(self._tracer.close)

@@ -3,7 +3,7 @@
 import os
 import socket
 import sys
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_address
 
 import pytest
 
@@ -111,19 +111,6 @@ def test_one_mapping_or_a_hundred_cost_one_dump(sandbox, kernel, monkeypatch, fi
         add_flow(sandbox, kind.protocol, OWN[kind.host_ip.version], 53)
     kernel.do("flush", [forward(Protocol.UDP, "::", 53), forward(Protocol.SCTP, "0.0.0.0", 53)])
     assert not flows(sandbox, Protocol.UDP, 6) | flows(sandbox, Protocol.SCTP, 4)
-
-
-def test_where_no_flow_is_none_is_looked_for(sandbox, kernel, monkeypatch):
-    """The kernel walks the table of all namespaces for a dump."""
-    kernel.do("flush", [forward(Protocol.UDP, "0.0.0.0", 53)])
-    assert sandbox.host.sysctl("net/netfilter/nf_conntrack_count") == "0"
-    monkeypatch.setattr(Conntrack, "request", None)
-    kernel.do("flush", [forward(Protocol.UDP, "0.0.0.0", 53), forward(Protocol.SCTP, "::", 53)])
-    kernel.do("flush_into", [ip_network("10.5.0.0/16")])
-    monkeypatch.undo()
-    add_flow(sandbox, Protocol.UDP, HOST, 53)
-    kernel.do("flush", [forward(Protocol.UDP, "0.0.0.0", 53)])
-    assert flows(sandbox, Protocol.UDP, 4) == set()
 
 
 def test_its_socket_stays_open(sandbox, kernel, monkeypatch):

@@ -106,9 +106,9 @@ def run(settings: Settings) -> int:
     """Serves until SIGTERM or SIGINT; the exit status. What keeps it from starting is one line on stderr."""
     heap.share_one()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-    # a record need not find out which thread and process it comes from, which takes longer than to write it
+    # a record need not find out which line, thread and process it comes from, which takes longer than to write it
+    logging._srcfile = None  # Logging HOWTO, "Optimization"
     logging.logThreads = logging.logMultiprocessing = logging.logProcesses = False
-    logging._srcfile = None  # nor from which line (Logging HOWTO, "Optimization")
     for chatty in ("uvicorn", "alembic"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     try:

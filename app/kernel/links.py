@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -37,7 +36,10 @@ _PORT_TIMEOUT = 2.0
 
 
 class Links:
-    """See `app.model.contracts.Kernel.apply`. Belongs to the thread that makes it."""
+    """See `app.model.contracts.Kernel.apply`. Belongs to the thread that makes it.
+
+    net: what `sysctl.open_net` gave in its namespace.
+    """
 
     def __init__(
         self,
@@ -47,6 +49,7 @@ class Links:
         visits: Visits,
         known: KnownNamespaces,
         announcer: Announcer,
+        net: int,
     ) -> None:
         self._rtnl = rtnl
         self._mirror = mirror
@@ -54,10 +57,7 @@ class Links:
         self._visits = visits
         self._known = known
         self._announcer = announcer
-        self._net = sysctl.open_net()
-
-    def close(self) -> None:
-        os.close(self._net)
+        self._net = net
 
     # --- marks
 
@@ -69,9 +69,21 @@ class Links:
             raise KernelRefused(errno.ENODEV, asked, "ours is gone, and somebody else's has its name")
         return link
 
-    def _master(self, bridge: str) -> int:
-        """Its index. Raises KernelRefused as `_require_own` does."""
+    def _known_own(self, name: str, owner: str | None = None) -> Link:
+        """The same as of the mirror's last refresh."""
+        link = self._mirror.link(name)
+        if link is None or link.owner is None or owner not in (None, link.owner):
+            return self._require_own(name, owner)
+        return link
+
+    def _refreshed_own(self, name: str, owner: str | None = None) -> Link:
+        """The same, without a question to the kernel."""
         # the kernel tells of a change before whoever made it knows: what it has told so far is as good as asking
+        self._mirror.refresh()
+        return self._known_own(name, owner)
+
+    def _master(self, bridge: str) -> int:
+        """The index of a bridge of ours, as `_refreshed_own` finds it: no more of its message is taken apart."""
         self._mirror.refresh()
         return self._mirror.own_index(bridge) or self._require_own(bridge).index
 
@@ -102,7 +114,7 @@ class Links:
             self._rtnl.set_link(link.index, up=True)
 
     def _change_bridge(self, before: Bridge, after: Bridge) -> None:
-        index = self._require_own(after.name, after.owner).index
+        index = self._refreshed_own(after.name, after.owner).index
         _prepare_bridge(after)
         if (before.mac, before.mtu) != (after.mac, after.mtu):
             self._rtnl.set_link(index, mac=after.mac, mtu=after.mtu)
@@ -184,8 +196,8 @@ class Links:
 
     def _change_attachment(self, before: Attachment, after: Attachment) -> None:
         """The host's end from what it is now: where the other one cannot be reached, only this one has changed."""
-        link = self._require_own(after.host_ifname, after.owner)
-        master = self._require_own(after.bridge).index
+        link = self._refreshed_own(after.host_ifname, after.owner)
+        master = self._known_own(after.bridge).index
         if link.master != master:
             # on another bridge the port has none of its options: none of its frames passes before it has
             self._rtnl.set_link(link.index, up=False)
@@ -209,10 +221,14 @@ class Links:
         index = link.index
         if after.locked:
             self._rtnl.add_fdb(index, after.mac)
-        self._rtnl.set_link(index, port=_port_options(after))
+        requests = [messages.set_link(index, port=_port_options(after))]
+        if after.locked or after.isolated:
+            requests.append(messages.get_link(index=index))
+        _changed, *shown = self._rtnl.change_all(requests)
         if not after.locked and (before.locked or link.locked):
             self._rtnl.delete_fdb(index, after.mac)
-        _check_port(after, self._rtnl.require(after.host_ifname))
+        for (raw,) in shown:
+            _check_port(after, parse_link(raw))
 
     def _change_inside(self, before: Attachment, after: Attachment) -> None:
         with self._visits.at(after.netns) as place:
@@ -233,7 +249,7 @@ class Links:
     def loopback_route(self, op: Op) -> None:
         match op.before, op.after:
             case _, LoopbackRoute() as after:
-                self._rtnl.add_loopback_route(self._require_own(after.bridge, after.owner or None).index)
+                self._rtnl.add_loopback_route(self._refreshed_own(after.bridge, after.owner or None).index)
             case LoopbackRoute() as before, None:
                 link = self._rtnl.link(before.bridge)
                 if link is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
@@ -53,11 +54,14 @@ class LinuxKernel:
         self._mirror = HostMirror()
         self._ports = ports.PortReservations()
         self._flows = conntrack.Flows()
-        self._ledger = sysctl.SysctlLedger(state_dir / "sysctl.json")
+        self._net = sysctl.open_net()
+        self._ledger = sysctl.SysctlLedger(state_dir / "sysctl.json", self._net)
         self._known = KnownNamespaces()
         self._announcer = Announcer()
         self._visits = Visits(self._namespaces, self._announcer)
-        self._links = Links(self._rtnl, self._mirror, self._namespaces, self._visits, self._known, self._announcer)
+        self._links = Links(
+            self._rtnl, self._mirror, self._namespaces, self._visits, self._known, self._announcer, self._net
+        )
         self._removal = Removal(self._mirror, self._namespaces, self._links.default_route)
         self._handlers: dict[type, Callable[[Op], None]] = {
             Netns: self._netns,
@@ -73,7 +77,6 @@ class LinuxKernel:
 
     def close(self) -> None:
         self.settle()
-        self._links.close()
         self._announcer.close()
         self._removal.close()
         self._ports.close()
@@ -81,6 +84,7 @@ class LinuxKernel:
         self._mirror.close()
         self._rtnl.close()
         self._namespaces.close()
+        os.close(self._net)
 
     # --- facts for checks
 

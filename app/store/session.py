@@ -83,12 +83,12 @@ def _configure(engine: Engine) -> None:
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
         # sqlite3's own BEGIN comes with the first write: too late to find out that there can be none
-        words = "BEGIN" if connection.get_execution_options().get(_READS) else "BEGIN IMMEDIATE"
+        statement = "BEGIN" if connection.get_execution_options().get(_READS) else "BEGIN IMMEDIATE"
         try:
-            # by the driver: the library's own way takes longer than the database, and each change pays for it
-            connection.connection.cursor().execute(words)
+            # by the driver: the library's own way takes longer than the statement
+            connection.connection.cursor().execute(statement).close()
         except sqlite3.Error as failure:
-            raise DBAPIError(words, None, failure) from failure
+            raise DBAPIError(statement, None, failure) from failure
 
 
 def _upgrade(engine: Engine, url: str) -> None:

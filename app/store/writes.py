@@ -52,6 +52,8 @@ class Write:
 
 def send(connection: Connection, writes: list[Write]) -> None:
     """Carries them out, in this order as far as it matters. Raises SQLAlchemyError."""
+    if not writes:
+        return
     dialect = connection.dialect
     cursor = connection.connection.cursor()
     place = _PLACES[dialect.paramstyle]

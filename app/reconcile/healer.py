@@ -24,10 +24,11 @@ from app.model.state import (
 from app.model.state import State as ItemState
 from app.model.status import State
 from app.planner.diff import diff
-from app.reconcile.batch import Job, Requests, reached_items
+from app.reconcile.batch import Requests, reached_items
 from app.reconcile.brake import Brake
 from app.reconcile.differences import difference, log_healed
 from app.reconcile.executor import Executor, Outcome
+from app.reconcile.group import Job
 from app.reconcile.healing import differing, heal
 from app.reconcile.render import Rendered, all_keys, render
 from app.reconcile.rules import RuleHealer

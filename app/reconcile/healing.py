@@ -24,9 +24,10 @@ from app.model.state import (
     Sysctl,
 )
 from app.planner.diff import diff
-from app.reconcile.batch import Applied, reached_items
+from app.reconcile.batch import reached_items
 from app.reconcile.differences import log_healed
 from app.reconcile.executor import Executor
+from app.reconcile.group import Applied
 from app.reconcile.render import Rendered
 from app.services.context import Key
 

@@ -7,6 +7,7 @@ import gc
 import logging
 import ssl
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -51,6 +52,8 @@ _READABLE = ["ETag", "Idempotency-Replayed", "Link", "Location", "Retry-After"]
 
 def create_app(backend: Backend | None = None) -> FastAPI:
     """The API; without a backend only its schema is of use."""
+    # FastAPI's own field of a body has an alias; it says so itself where a model is built at once
+    warnings.filterwarnings("ignore", message="The 'alias' attribute with value 'body'")
     application = FastAPI(
         title="Bridgehead",
         version=app.__version__,
@@ -103,7 +106,8 @@ def run(settings: Settings) -> int:
     """Serves until SIGTERM or SIGINT; the exit status. What keeps it from starting is one line on stderr."""
     heap.share_one()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-    # a record need not find out which thread and process it comes from, which takes longer than to write it
+    # a record need not find out which line, thread and process it comes from, which takes longer than to write it
+    logging._srcfile = None  # Logging HOWTO, "Optimization"
     logging.logThreads = logging.logMultiprocessing = logging.logProcesses = False
     for chatty in ("uvicorn", "alembic"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
@@ -130,8 +134,8 @@ def _serve(settings: Settings, stack: contextlib.ExitStack) -> None:
     stack.callback(engine.dispose)
     # what wants more rights is done, and no thread is there yet
     privileges.drop()
-    # what is loaded by now stays: the collector need not walk it, which would pause requests
-    gc.collect()
+    # what is loaded by now stays: the collector need not walk it, which would pause requests; nor now, for garbage
+    # of which there is next to none
     gc.freeze()
     gc.enable()
     backend, worker = _start_worker(settings, engine, stack)

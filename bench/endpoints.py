@@ -1,5 +1,6 @@
 """One endpoint made and removed; two hundred by eight clients, and their network removed."""
 
+import itertools
 import sqlite3
 import time
 
@@ -14,6 +15,7 @@ OTHERS, MAPPINGS = 999, 10_000
 MANY, CLIENTS, BURSTS = 200, 8, 5
 POST, DELETE = "POST /endpoints", "DELETE /endpoints"
 RAW_ADD, RAW_DELETE = "raw netlink: add", "raw netlink: delete"
+RAW_NETNS = "raw: a namespace made"
 _SITES = {
     "": (0, 0),
     ", 10,000 mappings there": (0, MAPPINGS),
@@ -52,6 +54,12 @@ def _raw(floor, words, pause=SETTLE):
         return {f"{RAW_ADD}{words}": adding, f"{RAW_DELETE}{words}": floor("delete", "fl")}
 
     return work
+
+
+def _raw_netns(floor):
+    """A namespace made as `ip netns add` does; it stays until the end."""
+    names = itertools.count()
+    return lambda: {RAW_NETNS: floor("netns", f"/run/netns/raw{next(names)}")}
 
 
 def _ip_batch(ground, floor):
@@ -117,6 +125,7 @@ def endpoint(ground):
         if floor is not None:
             floor("netns", "/run/netns/red")
             works.append(_raw(floor, words))
+            works += [_raw_netns(floor)] if not ports else []
     if ground.floor() is not None and ground.has("ip"):
         works.append(_ip_batch(ground, ground.floor()))
     alternate(samples, ground.sized(ROUNDS), *works, _commit(ground))

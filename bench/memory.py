@@ -18,19 +18,13 @@ LIBRARIES = (
     "starlette.middleware.cors",
     "uvloop",
     "httptools",
-    "sqlmodel",
+    "sqlalchemy",
     "pydantic_settings",
     "typer",
     "iptc",
     "pydantic.v1",  # FastAPI imports it with its first route
-    "pyroute2.netlink.diag",
-    "pyroute2.netlink.nfnetlink.nfctsocket",
-    "pyroute2.netlink.rtnl.ifaddrmsg",
-    "pyroute2.netlink.rtnl.ifinfmsg",
-    "pyroute2.netlink.rtnl.nsidmsg",
-    "pyroute2.netlink.rtnl.rtmsg",
 )
-"""What the daemon imports of others, as it imports it. Alembic is not in it: only an upgrade needs it."""
+"""What the daemon imports of others, as it imports it; Alembic and SQLModel are for upgrades, pyroute2 for repairs."""
 ALLOWED_MB, LOADED_MB = 15.0, 60.0
 
 

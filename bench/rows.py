@@ -1,6 +1,6 @@
 """All benchmarks, in the order they run: the last ones take down what the others share."""
 
-from bench import burst, comparing, endpoints, events, healing, memory, portmaps, reading, starting
+from bench import burst, comparing, endpoints, events, healing, memory, portmaps, reading, stages, starting
 from bench.registry import bench
 
 __all__ = [
@@ -13,11 +13,13 @@ __all__ = [
     "memory",
     "portmaps",
     "reading",
+    "stages",
     "starting",
 ]
 
 _ORDER = (
     "endpoint",
+    "stages",
     "burst",
     "portmaps",
     "iptables",

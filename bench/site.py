@@ -43,15 +43,19 @@ def filesystem(path):
 class Site:
     """Opened within an ExitStack. endpoints, mappings: those of others, in network `web`, made by one import.
 
-    forward: policy of iptables' FORWARD. start: whether the daemon runs once this is made.
+    forward: policy of iptables' FORWARD. start: whether the daemon runs once this is made. entry: what runs in place
+    of the command, as `app.sandbox` has it.
     """
 
-    def __init__(self, stack, firewall="nftables", *, endpoints=0, mappings=0, forward="ACCEPT", start=True):
+    def __init__(
+        self, stack, firewall="nftables", *, endpoints=0, mappings=0, forward="ACCEPT", start=True, entry=None
+    ):
         self.stack, self.forward = stack, forward
         self.directory = disk()
         stack.callback(shutil.rmtree, self.directory, ignore_errors=True)
         self.sandbox = stack.enter_context(Sandbox(forward=forward, directory=self.directory))
-        self.daemon = self.sandbox.daemon(command=True, firewall=firewall, values=_SETTINGS)
+        how = {"command": True} if entry is None else {"entry": entry}
+        self.daemon = self.sandbox.daemon(firewall=firewall, values=_SETTINGS, **how)
         self.client = stack.enter_context(closing(Client(self.daemon.socket)))
         self.took = 0.0
         """Seconds of the import."""

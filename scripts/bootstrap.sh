@@ -1,6 +1,8 @@
 #!/bin/sh
 # Installs what is missing to run | demo | dev (tests, lint): system packages, then .venv from the lock files.
-# Nothing to do: returns at once. PYTHON=... picks the interpreter.
+# Nothing to do: returns at once. PYTHON=... picks the interpreter; else it is the distribution's, where that is new
+# enough: root runs what root's package manager keeps up to date, and it is built with optimisations (PGO), which those
+# that version managers build are usually not.
 set -eu
 
 mode=${1:-run}
@@ -17,10 +19,11 @@ die() { echo "bootstrap: $*" >&2; exit 1; }
 new_enough() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
 
 python=
-for candidate in ${PYTHON:-python3 python3.13 python3.12 python3.11}; do
+candidates=${PYTHON:-/usr/bin/python3 python3 python3.13 python3.12 python3.11}
+for candidate in $candidates; do
     if new_enough "$candidate"; then python=$candidate; break; fi
 done
-[ -n "$python" ] || die "no Python 3.11 or newer among: ${PYTHON:-python3 python3.13 python3.12 python3.11}." \
+[ -n "$python" ] || die "no Python 3.11 or newer among: $candidates." \
     "Install one (Debian 12, Ubuntu 24.04: apt-get install python3), or name it: make PYTHON=/path/to/python3 ..."
 
 # What must be equal for a .venv to be good: the interpreter, this directory (scripts carry it), the locks.

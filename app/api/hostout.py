@@ -5,27 +5,28 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Literal
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
+from app.api.schemas import Answer
 from app.model.host import FirewallReport, ForeignChain, HostFacts, Setting, Uplink
 from app.model.spec import Network
 
 
-class FirewallOut(BaseModel):
+class FirewallOut(Answer):
     """Which backend keeps the rules."""
 
     backend: str = Field(examples=["nftables"])
     why: str = Field(description="Why it is this one.")
 
 
-class SettingOut(BaseModel):
+class SettingOut(Answer):
     """A kernel setting."""
 
     value: str
     by: str = Field(description="Who set it.", examples=["set by Bridgehead, was 0", "as found"])
 
 
-class ForeignChainOut(BaseModel):
+class ForeignChainOut(Answer):
     """A chain of somebody else's that drops packets, or may, that come from or go to our bridges."""
 
     backend: Literal["iptables", "nftables"] = Field(description="`iptables`: a legacy table.")
@@ -39,7 +40,7 @@ class ForeignChainOut(BaseModel):
     bridges: list[str] = Field(description="Whose packets; empty where there is no routed network yet.")
 
 
-class OverlapOut(BaseModel):
+class OverlapOut(Answer):
     """A route of the host, other than a bridge's own, that overlaps a network's subnet."""
 
     network: str = Field(description="The network's name.")
@@ -48,7 +49,7 @@ class OverlapOut(BaseModel):
     ifname: str
 
 
-class UplinkOut(BaseModel):
+class UplinkOut(Answer):
     """An interface that a default route goes to."""
 
     version: Literal[4, 6]
@@ -59,7 +60,7 @@ class UplinkOut(BaseModel):
     addresses: list[str]
 
 
-class CapabilitiesOut(BaseModel):
+class CapabilitiesOut(Answer):
     """What the kernel has; looking loads no module."""
 
     iptables: bool = Field(description="Legacy tables for IPv4.")
@@ -68,7 +69,7 @@ class CapabilitiesOut(BaseModel):
     ipv6: bool
 
 
-class HostOut(BaseModel):
+class HostOut(Answer):
     """The host as it is now."""
 
     firewall: FirewallOut

@@ -15,7 +15,7 @@ from app.model.status import State, Status
 class Answer(BaseModel):
     """Built by us from checked values."""
 
-    model_config = ConfigDict(from_attributes=True)
+    model_config = ConfigDict(from_attributes=True, defer_build=True)  # see app.services.requests.Request
 
 
 class StatusOut(Answer):

@@ -25,9 +25,10 @@ async def health() -> HealthOut:
     "/readyz",
     operation_id="ready",
     summary="Ready for changes",
+    response_model=ReadyOut,
     responses={503: {"model": ReadyOut, "description": "Not ready yet, or not any more"}},
 )
-async def ready(backend: BackendDep, response: Response) -> ReadyOut:
+async def ready(backend: BackendDep) -> Response:
     writable = await asyncio.to_thread(backend.database_writable)
     found = ReadyOut(
         ready=backend.worker.alive and backend.worker.ready and writable,
@@ -35,8 +36,8 @@ async def ready(backend: BackendDep, response: Response) -> ReadyOut:
         worker=backend.worker.alive,
         database=writable,
     )
-    response.status_code = 200 if found.ready else 503
-    return found
+    # the short way: while the daemon starts, whoever waits for it asks again and again
+    return Response(found.model_dump_json(), 200 if found.ready else 503, media_type="application/json")
 
 
 @router.get("/version", operation_id="version", summary="Which version this is")

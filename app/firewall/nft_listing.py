@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import Any
 
-from app.firewall.nft_rules import TABLE, Element, Family, element_commands, layout
+from app.firewall.nft_rules import TABLE, Container, Element, Family, element_commands, layout
 
 Listing = list[dict[str, Any]]
 """Objects as libnftables-json(5) has them: `{"table": {...}}`, `{"rule": {...}}`, without the header."""
@@ -43,12 +43,26 @@ def table_of(family: Family, listing: Listing) -> Table:
 
 def _elements(family: Family, name: str, listed: list[Any]) -> Iterator[Element]:
     container = layout(family).containers[name]
+    plain = _PLAIN.issuperset((*container.key, *container.value)) and len(container.key) > 1 < len(container.value)
     for one in listed:
+        if plain and (words := _plain_words(container, one)) is not None:
+            yield Element(family, name, *words)
+            continue
         key, value = one if container.value else (one, None)
         if isinstance(key, dict) and "elem" in key:
             yield Element(family, name, _words(container.key, key["elem"]["val"]), _ODD)
         else:
             yield Element(family, name, _words(container.key, key), _words(container.value, value))
+
+
+def _plain_words(container: Container, listed: list[Any]) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
+    """Key and value of a published port as most are listed, of which there are thousands; None for any other."""
+    if {*map(type, listed)} != {dict}:
+        return None
+    key, value = listed[0].get("concat", ()), listed[1].get("concat", ())
+    if len(key) != len(container.key) or len(value) != len(container.value) or dict in map(type, (*key, *value)):
+        return None
+    return tuple(map(str, key)), tuple(map(str, value))
 
 
 def _words(types: tuple[str, ...], listed: Any) -> tuple[str, ...]:

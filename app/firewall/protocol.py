@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol, runtime_checkable
 
 from app.model.host import FirewallReport
@@ -51,13 +51,17 @@ class Watchful(Protocol):
         """The backend in use and why, and others' chains, looked at now. Raises KernelRefused."""
 
 
-def trouble_of(firewall: Firewall, owner: str) -> str:
-    """What others' rules do to a network; empty where nothing is known."""
-    return firewall.trouble(owner) if isinstance(firewall, Watchful) else ""
+def trouble_of(firewall: Firewall) -> Callable[[str], str]:
+    """What tells what others' rules do to a network, by its id; empty where nothing is known."""
+    return firewall.trouble if isinstance(firewall, Watchful) else _no_trouble
+
+
+def _no_trouble(_owner: str) -> str:
+    return ""
 
 
 def look_again(firewall: Firewall) -> None:
-    """What `trouble_of` says is true as of now, where the firewall knows of others' rules. Raises KernelRefused."""
+    """What `trouble_of` tells is true as of now, where the firewall knows of others' rules. Raises KernelRefused."""
     if isinstance(firewall, Watchful):
         firewall.look()
 

@@ -102,6 +102,8 @@ class FakeKernel(FakeHost):
 
     def _netns(self, op: Op) -> None:
         match op.before, op.after:
+            case Netns() as before, Netns() if before.name not in self.names:
+                raise NamespaceMissing(f"namespace '{before.name}' was deleted")
             case _, Netns() as after if after.name not in self.names:
                 if not after.create:
                     raise NamespaceMissing(f"namespace '{after.name}' is not there, and create_namespace is false")

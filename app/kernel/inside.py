@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from app.kernel import messages
-from app.kernel.namespaces import Namespaces
+from app.kernel.namespaces import Namespaces, maker_of
 from app.kernel.netlink import Rtnl
 from app.kernel.nsfiles import Identity, identity, opened
-from app.kernel.parse import Link, Route, parse_alias, parse_filter, parse_link, parse_link_settings, parse_nsid
+from app.kernel.parse import Link, Route, parse_filter, parse_link, parse_link_settings
 from app.kernel.settings import is_strict
 from app.kernel.wire import Answer
 from app.model.errors import KernelRefused, NamespaceMissing
-from app.model.naming import owner_of
 from app.model.spec import NetnsKind, NetnsRef
 from app.model.state import Attachment, IPInterface
 
@@ -31,11 +31,12 @@ class Inner:
 class Inside:
     """One namespace. links: those asked for that are there, by index; routes: unicast, of the main table.
 
-    maker: the id in the mark of a namespace that a daemon of this host made; None for any other.
+    makers: the id in the mark of a namespace that a daemon of this host made, None for any other; none at all where
+    the kernel would not say.
     """
 
     identity: Identity
-    maker: str | None
+    makers: list[str | None]
     links: dict[int, Inner]
     addresses: dict[int, list[tuple[IPInterface, int]]] = field(default_factory=dict)
     routes: list[Route] = field(default_factory=list)
@@ -94,20 +95,22 @@ class Insides:
     def makers(self) -> dict[str, str | None]:
         """Of the named ones that were visited: who made them."""
         return {
-            ref.value: one.maker
+            ref.value: maker
             for ref, one in self._found.items()
             if ref.kind is NetnsKind.NAME and isinstance(one, Inside)
+            for maker in one.makers
         }
 
     def _visit(self, ref: NetnsRef, ask: _Ask) -> Inside:
         with opened(ref) as netns, self._namespaces.rtnl(netns, str(ref)) as inner:
             indices = sorted(ask.indices)
             asked = [messages.get_link(index=index) for index in indices]
-            asked += [messages.get_filter(messages.ALL_LINKS), messages.get_link("lo")]
-            *links, everywhere, lo, nsid = inner.ask_all([*asked, messages.get_nsid(self._namespaces.host)])
-            place = identity(netns)
-            maker = None if place == self._namespaces.host_identity else _maker(inner, lo, nsid)
-            found = Inside(place, maker, _inner_links(indices, links, everywhere))
+            asked += [messages.get_filter(messages.ALL_LINKS), *self._namespaces.asked_of_maker()]
+            *links, everywhere, lo, nsid = inner.ask_all(asked)
+            found = Inside(identity(netns), [], _inner_links(indices, links, everywhere))
+            with suppress(KernelRefused):  # whoever wants to know asks again
+                is_host = found.identity == self._namespaces.host_identity
+                found.makers.append(None if is_host else maker_of(inner, lo, nsid))
             if found.links:
                 only = indices[0] if len(indices) == 1 else 0
                 for index, address, protocol in inner.link_addresses(only):
@@ -117,15 +120,6 @@ class Insides:
                 found.routes += inner.main_routes(6)
             found.names |= _names(inner, found)
             return found
-
-
-def _maker(inner: Rtnl, lo: Answer, nsid: Answer) -> str | None:
-    """As `Namespaces.owner_at` has it."""
-    if isinstance(lo, KernelRefused) or isinstance(nsid, KernelRefused):
-        return None
-    maker = owner_of(parse_alias(lo[0]))
-    foreign = maker is not None and parse_nsid(nsid[0]) is None and bool(inner.nsids())
-    return None if foreign else maker
 
 
 def _inner_links(indices: list[int], answers: list[Answer], everywhere: Answer) -> dict[int, Inner]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -15,14 +14,13 @@ from app.kernel.mirror import HostMirror
 from app.kernel.namespaces import Namespaces
 from app.kernel.netlink import Rtnl
 from app.kernel.nsfiles import KnownNamespaces
-from app.kernel.parse import Link, Port, Route, parse_filter
+from app.kernel.parse import Link, parse_filter, parse_link, parse_port_state
 from app.kernel.settings import is_strict, loosen_filter, set_ipv6
 from app.kernel.visits import Place, Visits
 from app.kernel.wire import BR_STATE_FORWARDING, ROUTE_PROTOCOL, Request
 from app.model.errors import Invalid, KernelRefused, NamespaceMissing
 from app.model.naming import alias
 from app.model.ops import Op
-from app.model.spec import Version
 from app.model.state import (
     Attachment,
     Bridge,
@@ -38,7 +36,10 @@ _PORT_TIMEOUT = 2.0
 
 
 class Links:
-    """See `app.model.contracts.Kernel.apply`. Belongs to the thread that makes it."""
+    """See `app.model.contracts.Kernel.apply`. Belongs to the thread that makes it.
+
+    net: what `sysctl.open_net` gave in its namespace.
+    """
 
     def __init__(
         self,
@@ -48,6 +49,7 @@ class Links:
         visits: Visits,
         known: KnownNamespaces,
         announcer: Announcer,
+        net: int,
     ) -> None:
         self._rtnl = rtnl
         self._mirror = mirror
@@ -55,10 +57,7 @@ class Links:
         self._visits = visits
         self._known = known
         self._announcer = announcer
-        self._net = sysctl.open_net()
-
-    def close(self) -> None:
-        os.close(self._net)
+        self._net = net
 
     # --- marks
 
@@ -70,12 +69,23 @@ class Links:
             raise KernelRefused(errno.ENODEV, asked, "ours is gone, and somebody else's has its name")
         return link
 
-    def _master(self, bridge: str) -> int:
-        """Its index. Raises KernelRefused as `_require_own` does."""
+    def _known_own(self, name: str, owner: str | None = None) -> Link:
+        """The same as of the mirror's last refresh."""
+        link = self._mirror.link(name)
+        if link is None or link.owner is None or owner not in (None, link.owner):
+            return self._require_own(name, owner)
+        return link
+
+    def _refreshed_own(self, name: str, owner: str | None = None) -> Link:
+        """The same, without a question to the kernel."""
         # the kernel tells of a change before whoever made it knows: what it has told so far is as good as asking
         self._mirror.refresh()
-        link = self._mirror.link(bridge)
-        return link.index if link is not None and link.owner is not None else self._require_own(bridge).index
+        return self._known_own(name, owner)
+
+    def _master(self, bridge: str) -> int:
+        """The index of a bridge of ours, as `_refreshed_own` finds it: no more of its message is taken apart."""
+        self._mirror.refresh()
+        return self._mirror.own_index(bridge) or self._require_own(bridge).index
 
     @contextmanager
     def _undone(self, index: int) -> Iterator[None]:
@@ -104,7 +114,7 @@ class Links:
             self._rtnl.set_link(link.index, up=True)
 
     def _change_bridge(self, before: Bridge, after: Bridge) -> None:
-        index = self._require_own(after.name, after.owner).index
+        index = self._refreshed_own(after.name, after.owner).index
         _prepare_bridge(after)
         if (before.mac, before.mtu) != (after.mac, after.mtu):
             self._rtnl.set_link(index, mac=after.mac, mtu=after.mtu)
@@ -175,17 +185,19 @@ class Links:
         """Of a port that is up. Raises KernelRefused where it never does, or has not the options that it should."""
         deadline = time.monotonic() + _PORT_TIMEOUT
         while True:
-            port = self._rtnl.port(index)
-            if port is not None and port.state == BR_STATE_FORWARDING:
-                return _check_port(item, port)
+            port = self._rtnl.raw_port(index)
+            if port is not None and parse_port_state(port) == BR_STATE_FORWARDING:
+                if item.locked or item.isolated:
+                    _check_port(item, parse_link(port))
+                return
             if port is None or time.monotonic() > deadline:
                 raise KernelRefused(errno.ETIMEDOUT, f"bridge link set dev {item.host_ifname} state forwarding")
             time.sleep(0.0001)
 
     def _change_attachment(self, before: Attachment, after: Attachment) -> None:
         """The host's end from what it is now: where the other one cannot be reached, only this one has changed."""
-        link = self._require_own(after.host_ifname, after.owner)
-        master = self._require_own(after.bridge).index
+        link = self._refreshed_own(after.host_ifname, after.owner)
+        master = self._known_own(after.bridge).index
         if link.master != master:
             # on another bridge the port has none of its options: none of its frames passes before it has
             self._rtnl.set_link(link.index, up=False)
@@ -209,10 +221,14 @@ class Links:
         index = link.index
         if after.locked:
             self._rtnl.add_fdb(index, after.mac)
-        self._rtnl.set_link(index, port=_port_options(after))
+        requests = [messages.set_link(index, port=_port_options(after))]
+        if after.locked or after.isolated:
+            requests.append(messages.get_link(index=index))
+        _changed, *shown = self._rtnl.change_all(requests)
         if not after.locked and (before.locked or link.locked):
             self._rtnl.delete_fdb(index, after.mac)
-        _check_port(after, self._rtnl.require(after.host_ifname))
+        for (raw,) in shown:
+            _check_port(after, parse_link(raw))
 
     def _change_inside(self, before: Attachment, after: Attachment) -> None:
         with self._visits.at(after.netns) as place:
@@ -233,7 +249,7 @@ class Links:
     def loopback_route(self, op: Op) -> None:
         match op.before, op.after:
             case _, LoopbackRoute() as after:
-                self._rtnl.add_loopback_route(self._require_own(after.bridge, after.owner or None).index)
+                self._rtnl.add_loopback_route(self._refreshed_own(after.bridge, after.owner or None).index)
             case LoopbackRoute() as before, None:
                 link = self._rtnl.link(before.bridge)
                 if link is not None:
@@ -266,13 +282,13 @@ def _prepare_bridge(item: Bridge) -> None:
 
 def _put_default_route(inner: Rtnl, route: DefaultRoute, index: int) -> None:
     """Raises KernelRefused EEXIST where the namespace has a default route of its own: at any metric, ours would win."""
-    held = _default_routes(inner, route.version)
+    held = inner.default_routes(route.version)
     merged = [way for old in held for way in old.ways]
     if merged:
         for via, oif in merged:
             # whose each is does not show; a removal takes only those that bear our number
             inner.delete_default_route(via or route.via, oif)
-        held = _default_routes(inner, route.version)
+        held = inner.default_routes(route.version)
     ours = [old for old in held if old.protocol == ROUTE_PROTOCOL]
     if held and not ours:
         asked = f"ip -n {route.netns} -{route.version} route add default via {route.via} dev {route.ifname}"
@@ -283,10 +299,6 @@ def _put_default_route(inner: Rtnl, route: DefaultRoute, index: int) -> None:
             inner.delete_default_route(old.via or route.via, old.oif or index)
     # one that went with its link leaves nothing to replace
     inner.add_default_route(route.via, index, replace=len(held) == len(ours) > 0)
-
-
-def _default_routes(inner: Rtnl, version: Version) -> list[Route]:
-    return [old for old in inner.main_routes(version) if old.destination is None]
 
 
 def _prepare_inside(item: Attachment, place: Place) -> None:
@@ -320,7 +332,7 @@ def _held_options(link: Link) -> dict[str, bool]:
     return {"hairpin": link.hairpin, "isolated": link.isolated, "learning": link.learning, "locked": link.locked}
 
 
-def _check_port(item: Attachment, link: Link | Port) -> None:
+def _check_port(item: Attachment, link: Link) -> None:
     """An older kernel passes over options that it does not know."""
     for name, wanted, got in (("locked", item.locked, link.locked), ("isolated", item.isolated, link.isolated)):
         if wanted and not got:

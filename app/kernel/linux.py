@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
@@ -30,6 +31,7 @@ from app.model.state import (
     Departing,
     HostPort,
     Item,
+    ItemKey,
     LoopbackRoute,
     Netns,
     PortForward,
@@ -52,11 +54,14 @@ class LinuxKernel:
         self._mirror = HostMirror()
         self._ports = ports.PortReservations()
         self._flows = conntrack.Flows()
-        self._ledger = sysctl.SysctlLedger(state_dir / "sysctl.json")
+        self._net = sysctl.open_net()
+        self._ledger = sysctl.SysctlLedger(state_dir / "sysctl.json", self._net)
         self._known = KnownNamespaces()
         self._announcer = Announcer()
         self._visits = Visits(self._namespaces, self._announcer)
-        self._links = Links(self._rtnl, self._mirror, self._namespaces, self._visits, self._known, self._announcer)
+        self._links = Links(
+            self._rtnl, self._mirror, self._namespaces, self._visits, self._known, self._announcer, self._net
+        )
         self._removal = Removal(self._mirror, self._namespaces, self._links.default_route)
         self._handlers: dict[type, Callable[[Op], None]] = {
             Netns: self._netns,
@@ -72,7 +77,6 @@ class LinuxKernel:
 
     def close(self) -> None:
         self.settle()
-        self._links.close()
         self._announcer.close()
         self._removal.close()
         self._ports.close()
@@ -80,6 +84,7 @@ class LinuxKernel:
         self._mirror.close()
         self._rtnl.close()
         self._namespaces.close()
+        os.close(self._net)
 
     # --- facts for checks
 
@@ -178,6 +183,8 @@ class LinuxKernel:
 
     def _netns(self, op: Op) -> None:
         match op.before, op.after:
+            case Netns() as before, Netns() if not self._namespaces.exists(before.name):
+                raise NamespaceMissing(f"namespace '{before.name}' was deleted")  # what was in it is gone too
             case _, Netns() as after if not self._namespaces.exists(after.name):
                 if not after.create:
                     raise NamespaceMissing(f"namespace '{after.name}' is not there, and create_namespace is false")
@@ -191,7 +198,7 @@ class LinuxKernel:
         """Takes note of whether a namespace that is there is ours or another's."""
         owner = None
         with suppress(NamespaceMissing), self._visits.at(NetnsRef(NetnsKind.NAME, name)) as place:
-            owner = self._namespaces.owner_at(place.identity, place.rtnl)
+            owner = place.maker
         self._namespaces.note_maker(name, owner)
 
     def _host_port(self, op: Op) -> None:
@@ -252,16 +259,22 @@ class LinuxKernel:
     def _observe(self, wanted: list[Item], *, only: bool) -> list[Item]:
         if not only or not all(isinstance(item, Sysctl) for item in wanted):
             self._mirror.refresh()
-        ports = {item.key for item in wanted if isinstance(item, HostPort)}
-        self._observer.begin(wanted)
+        ports: list[ItemKey] = []
+        others: list[Item] = []
+        for item in wanted:  # most are ports, of which the other looks know nothing
+            if isinstance(item, HostPort):
+                ports.append(item.key)
+            else:
+                others.append(item)
+        self._observer.begin(others)
         try:
             return [
-                *self._observer.links(wanted, only=only),
-                *self._observer.namespaces(wanted, only=only),
+                *self._observer.links(others, only=only),
+                *self._observer.namespaces(others, only=only),
                 *(self._ports.held_of(ports) if only else self._ports.held()),
-                *self._observer.routes(wanted),
-                *self._observed_settings(wanted, only=only),
-                *self._observer.loopback_routes(wanted, only=only),
+                *self._observer.routes(others),
+                *self._observed_settings(others, only=only),
+                *self._observer.loopback_routes(others, only=only),
             ]
         finally:
             self._observer.end()

@@ -24,9 +24,11 @@ from app.kernel.wire import (
     RTM_DELADDR,
     RTM_DELLINK,
     RTM_DELROUTE,
+    RTM_GETADDR,
     RTM_GETLINK,
     RTM_GETNETCONF,
     RTM_GETNSID,
+    RTM_GETROUTE,
     RTM_NEWADDR,
     RTM_NEWLINK,
     RTM_NEWNSID,
@@ -86,6 +88,24 @@ def get_links() -> Request:
     return Request(RTM_GETLINK, NLM_F_DUMP, body, lambda: "link show")
 
 
+def get_addresses(index: int = 0) -> Request:
+    """All addresses: a dump; index: of this link alone, where dumps are filtered."""
+    body = struct.pack("=4BI", socket.AF_UNSPEC, 0, 0, 0, index)
+    return Request(RTM_GETADDR, NLM_F_DUMP, body, lambda: "address show")
+
+
+def get_routes(family: int = socket.AF_UNSPEC, table: int = 0, kind: int = 0) -> Request:
+    """All routes, of all tables: a dump; table, kind: of these alone, where dumps are filtered."""
+    body = struct.pack("=8BI", family, 0, 0, 0, table, 0, 0, kind, 0)
+    version = "" if family == socket.AF_UNSPEC else "-4 " if family == socket.AF_INET else "-6 "
+    return Request(RTM_GETROUTE, NLM_F_DUMP, body, lambda: f"{version}route show")
+
+
+def get_nsids() -> Request:
+    """The ids that a namespace gave to others: a dump."""
+    return Request(RTM_GETNSID, NLM_F_DUMP, bytes(4), lambda: "netns list-id")
+
+
 def move_link(index: int, group: int) -> Request:
     """Puts a link into a group."""
     body = _IFINFOMSG.pack(0, 0, index, 0, 0) + in_group(group)
@@ -104,6 +124,14 @@ def delete_link(index: int, name: str) -> Request:
 def delete_group(group: int) -> Request:
     """Removes all links of a group."""
     return Request(RTM_DELLINK, 0, _ANY_LINK + in_group(group), lambda: f"link delete group {group}")
+
+
+def new_bridge(name: str, *, mac: str, mtu: int) -> Request:
+    """A bridge, down; echoed."""
+    body = _ANY_LINK + _text(_IFLA_IFNAME, name) + _mac(mac) + _number(_IFLA_MTU, mtu) + in_group(LINK_GROUP)
+    body += attribute(_IFLA_LINKINFO, _text(_INFO_KIND, "bridge"))
+    asked = f"link add {name} address {mac} mtu {mtu} type bridge"
+    return Request(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL | NLM_F_ECHO, body, lambda: asked)
 
 
 def new_veth(name: str, *, master: int, mtu: int, peer: str, peer_mac: str, peer_netns: int) -> Request:

@@ -19,6 +19,7 @@ from app.kernel.parse import (
     parse_address,
     parse_index,
     parse_link,
+    parse_owner,
     parse_route,
     parse_up_and_name,
     with_port_options,
@@ -62,6 +63,11 @@ class _Told:
     def take_port(self, raw: bytes) -> None:
         """Takes in a bridge port's own message."""
         self._port, self._link = raw, None
+
+    @property
+    def is_marked(self) -> bool:
+        """Whether it bears our mark."""
+        return (parse_owner(self._raw) if self._link is None else self._link.owner) is not None
 
     @property
     def link(self) -> Link:
@@ -175,6 +181,11 @@ class HostMirror:
     def link(self, name: str) -> Link | None:
         index = self._names.get(name)
         return None if index is None else self._links[index].link
+
+    def own_index(self, name: str) -> int | None:
+        """The index of the link of this name; None where there is none, or it bears no mark of ours."""
+        index = self._names.get(name)
+        return index if index is not None and self._links[index].is_marked else None
 
     def holds_name(self, name: str) -> bool:
         return name in self._names

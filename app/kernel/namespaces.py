@@ -10,12 +10,12 @@ from contextlib import contextmanager
 
 from app.kernel import libc, messages
 from app.kernel.netlink import Rtnl
-from app.kernel.nsfiles import RUN_NETNS, SELF_NETNS, Identity, identity, opened
+from app.kernel.nsfiles import RUN_NETNS, SELF_NETNS, identity, opened
 from app.kernel.nsmounts import SharedDirectory
-from app.kernel.parse import has_target, parse_alias, parse_nsid
-from app.kernel.wire import Netlink
+from app.kernel.parse import MARK, has_target, parse_alias, parse_nsid
+from app.kernel.wire import Answer, Netlink, Request
 from app.model.errors import KernelRefused, NamespaceMissing, StartupError
-from app.model.naming import ALIAS_PREFIX, alias, owner_of
+from app.model.naming import alias, owner_of
 from app.model.spec import NetnsKind, NetnsRef
 
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
@@ -107,7 +107,7 @@ class Namespaces:
             if not stat.S_ISREG(path.lstat().st_mode):
                 return False  # somebody's FIFO would make us wait for its writer
             with open(path, "rb") as file:
-                return file.read(len(ALIAS_PREFIX)) == ALIAS_PREFIX.encode()
+                return file.read(len(MARK)) == MARK
         except OSError:
             return False  # a namespace's file cannot be read
 
@@ -154,6 +154,8 @@ class Namespaces:
 
         A placeholder of ours is removed.
         """
+        if name in self.others and self.exists(name):
+            return None  # what bears no mark need not be opened to be left alone
         if self._is_placeholder(name):
             (RUN_NETNS / name).unlink()
             return None
@@ -178,18 +180,11 @@ class Namespaces:
         if seen is not None and (owner_of(seen[0]) is None or seen[1]):
             return owner_of(seen[0])
         with self.rtnl(descriptor, name) as rtnl:
-            return self.owner_at(identity(descriptor), rtnl)
+            return maker_of(rtnl, *rtnl.ask_all(self.asked_of_maker()))
 
-    def owner_at(self, place: Identity, rtnl: Rtnl) -> str | None:
-        """The same of a namespace that is open, by a socket in it."""
-        if place == self.host_identity:
-            return None
-        mark, nsid = rtnl.mark(self.host)
-        owner = owner_of(mark)
-        if owner is None:
-            return None
-        foreign = nsid is None and bool(rtnl.nsids())
-        return None if foreign else owner
+    def asked_of_maker(self) -> list[Request]:
+        """What `maker_of` is told by, asked by a socket in the namespace."""
+        return [messages.get_link(index=_LOOPBACK_INDEX), messages.get_nsid(self.host)]
 
     def _seen_from_here(self, descriptor: int) -> tuple[str, bool] | None:
         """The alias of a namespace's lo and whether it has an id for our host, by requests that need not enter it.
@@ -227,4 +222,19 @@ class Namespaces:
                 continue
             owner = seen[name] if name in seen else self.owner(name)
             if owner is not None:
+                self.others.discard(name)
                 yield name, owner
+
+
+def maker_of(inner: Rtnl, lo: Answer, nsid: Answer) -> str | None:
+    """The id in the mark of a namespace that a daemon of this host made; None for any other.
+
+    inner: a socket in it; lo, nsid: its answers to `Namespaces.asked_of_maker`. Raises KernelRefused where one is.
+    """
+    if isinstance(lo, KernelRefused):
+        raise lo
+    if isinstance(nsid, KernelRefused):
+        raise nsid
+    maker = owner_of(parse_alias(lo[0])) if MARK in lo[0] else None
+    foreign = maker is not None and parse_nsid(nsid[0]) is None and bool(inner.nsids())
+    return None if foreign else maker

@@ -65,7 +65,7 @@ def owner_uid(descriptor: int) -> int | None:
 def path_of(ref: NetnsRef) -> str:
     """The file that stands for a namespace."""
     if ref.kind is NetnsKind.NAME:
-        return str(RUN_NETNS / ref.value)
+        return f"{RUN_NETNS}/{ref.value}"
     return f"/proc/{ref.value}/ns/net" if ref.kind is NetnsKind.PID else ref.value
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
+from typing import TypedDict
 
 from app.kernel.inside import Insides
 from app.kernel.mirror import HostMirror
@@ -28,6 +29,15 @@ from app.model.state import (
 )
 
 _StaticFdb = set[tuple[int, str]]
+
+
+class _Port(TypedDict):
+    """Of an attachment, what its bridge port makes it."""
+
+    bridge: str
+    hairpin: bool
+    isolated: bool
+    locked: bool
 
 
 class Observer:
@@ -116,7 +126,7 @@ class Observer:
         except NamespaceMissing:
             if wanted.netns.kind is NetnsKind.NAME and wanted.netns.value in remade:
                 return None
-            return replace(self._port(wanted, link, static), mtu=link.mtu, up=False)
+            return replace(wanted, **self._port(wanted, link, static), mtu=link.mtu, up=False)
         self._known.remember(inside.identity, wanted.netns, wanted.namespace_key)
         inner = inside.links.get(link.peer_index or 0)
         if inner is None or (inner.link.name, inner.link.mac) != (wanted.ifname, wanted.mac):
@@ -125,7 +135,8 @@ class Observer:
         held = inside.addresses.get(peer.index, ())
         addresses = frozenset(one for one, mark in held if one in wanted.addresses or mark == ADDRESS_PROTOCOL)
         return replace(
-            self._port(wanted, link, static),
+            wanted,
+            **self._port(wanted, link, static),
             mtu=link.mtu if link.mtu != wanted.mtu else peer.mtu,
             addresses=addresses,
             ipv6=inner.ipv6,
@@ -134,15 +145,14 @@ class Observer:
             connected=subnets_of(addresses & wanted.addresses) <= inside.reached(peer.index),
         )
 
-    def _port(self, wanted: Attachment, link: Link, static: _StaticFdb) -> Attachment:
+    def _port(self, wanted: Attachment, link: Link, static: _StaticFdb) -> _Port:
         """The bridge's side of it."""
-        return replace(
-            wanted,
-            bridge=self._mirror.name_of(link.master) if link.master is not None else "",
-            hairpin=link.hairpin,
-            isolated=link.isolated,
-            locked=_is_locked(wanted, link, static),
-        )
+        return {
+            "bridge": self._mirror.name_of(link.master) if link.master is not None else "",
+            "hairpin": link.hairpin,
+            "isolated": link.isolated,
+            "locked": _is_locked(wanted, link, static),
+        }
 
     def loopback_routes(self, wanted: Sequence[Item], *, only: bool = False) -> Iterator[LoopbackRoute]:
         """Our routes of ::1, wanted or not."""

@@ -8,6 +8,7 @@ import os
 import resource
 import socket
 from collections.abc import Collection, Iterable, Mapping
+from functools import lru_cache
 from pathlib import Path
 
 from app.kernel.sockdiag import SockDiag
@@ -62,11 +63,11 @@ class PortReservations:
 
         Raises PortTaken with the holder's name, TooManyPorts, or KernelRefused, and has changed nothing then.
         """
-        wanted, former = _ports(after), _ports(before)
-        self._require_room(wanted)
-        if before is None and after is not None and len(wanted) == 1:
-            self._take(after, *wanted)  # as below: most are one, and a start takes ten thousand of them
+        if before is None and after is not None and after.count == 1:
+            self._take(after)  # as below: most are one, and a start takes ten thousand of them
             return
+        wanted, former = _ports(after), _ports(before)
+        self._require_room([port for port in wanted if port not in self._sockets])
         # 0.0.0.0 and an address of the host exclude one another, held by ourselves or not
         numbers = {port for _place, port in wanted - former}
         in_the_way = {one for one in former - wanted if one[1] in numbers}
@@ -89,20 +90,23 @@ class PortReservations:
             # one that another mapping held until now changes hands without being free in between
             self._hold(after, {port: self._sockets[port][1] for port in wanted})
 
-    def _take(self, item: HostPort, port: _Port) -> None:
+    def _take(self, item: HostPort) -> None:
+        key, port = item.key, (_place(item.protocol, item.address), item.port)
         held = self._sockets.get(port)
-        self._sockets[port] = (item.key, held[1] if held is not None else _bound(item, port))
-        self._held[item.key] = item
+        if held is None:
+            self._require_room([port])
+        self._sockets[port] = (key, held[1] if held is not None else _bound(item, port))
+        self._held[key] = item
 
-    def _require_room(self, wanted: set[_Port]) -> None:
+    def _require_room(self, new: Collection[_Port]) -> None:
         """Former ports and new ones are held together for a moment. Raises TooManyPorts."""
-        new = sum(port not in self._sockets for port in wanted)
-        room = max(0, _room() - len(self._sockets))
-        if new > room:
+        most = _room()
+        room = max(0, most - len(self._sockets))
+        if len(new) > room:
             raise TooManyPorts(
-                f"{new} more ports want {new} descriptors, one each, and {len(self._sockets)} are held: {room} more "
-                f"can be had within the daemon's limit of open files, {_room() + _SPARE}. Publish fewer ports, or "
-                "start the daemon with a higher limit (systemd: LimitNOFILE)"
+                f"{len(new)} more ports want {len(new)} descriptors, one each, and {len(self._sockets)} are held: "
+                f"{room} more can be had within the daemon's limit of open files, {most + _SPARE}. Publish fewer "
+                "ports, or start the daemon with a higher limit (systemd: LimitNOFILE)"
             )
 
     def _hold(self, holder: HostPort | None, bound: Mapping[_Port, int | None]) -> None:
@@ -128,10 +132,20 @@ def _close(bound: int | None) -> None:
         os.close(bound)
 
 
+@lru_cache(maxsize=256)
+def _place(protocol: Protocol, address: IPAddress) -> str:
+    """Of a port but for its number; thousands share theirs, and writing an address takes as long as binding to it."""
+    return f"{protocol.value}/{address}"
+
+
+_text_of = lru_cache(maxsize=256)(str)
+"""An address's."""
+
+
 def _ports(item: HostPort | None) -> set[_Port]:
     if item is None:
         return set()
-    place = f"{item.protocol.value}/{item.address}"
+    place = _place(item.protocol, item.address)
     return {(place, port) for port in range(item.port, item.port + item.count)}
 
 
@@ -169,7 +183,7 @@ def _bind(protocol: Protocol, address: IPAddress, port: int) -> int | None:
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if address.version == 6:
             bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        bound.bind((str(address), port))
+        bound.bind((_text_of(address), port))
         # from here on nobody shares it
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
     except OSError as refusal:

@@ -23,7 +23,7 @@ from app.kernel.mirror import HostMirror
 from app.kernel.namespaces import Namespaces
 from app.kernel.nsfiles import RUN_NETNS
 from app.kernel.parse import Link
-from app.kernel.wire import GOING_GROUPS, LINK_GROUP, Netlink, Packed, Request
+from app.kernel.wire import GOING_GROUPS, LINK_GROUP, Netlink, Request
 from app.model.errors import BridgeheadError, KernelRefused
 from app.model.ops import Op
 from app.model.state import Attachment, Bridge, DefaultRoute, ForeignLink, Netns
@@ -263,8 +263,8 @@ class Groups(Netlink):
 
     def size(self, group: int) -> int:
         """How many links are in a group: a dump, which is not taken apart."""
-        wanted, asked = messages.in_group(group), messages.get_links()
-        return sum(wanted in raw for raw in self.request(Packed(asked.body), asked.kind, asked.flags, asked.asked))
+        wanted = messages.in_group(group)
+        return sum(wanted in raw for raw in self.dump(messages.get_links()))
 
 
 def _ends(link: Link) -> Iterator[Place]:

@@ -18,6 +18,8 @@ log = logging.getLogger("bridgehead.kernel")
 
 ROOT = Path("/proc/sys")
 _LONGEST = 4096
+_MORE = 1 << 16
+"""Bytes by which the ledger's file grows until it is written anew."""
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -81,43 +83,92 @@ class _Kept:
 class SysctlLedger:
     """Sets values and remembers the former ones in a file that a reboot, or another namespace, makes void.
 
-    A row leaves the file by `settle` only: whoever takes a change back on a full disk finds it there.
+    So it has to outlive the process, not the machine: it is not synced. Its first line is all that was known at a
+    time, the others are what changed since, by setting, None for one that is kept no more: to write one costs what
+    it holds, and needs no new file. A row leaves the file by `settle` only: whoever takes a change back on a full
+    disk finds it there.
+
+    net: what `open_net` gave, in the namespace of the thread that uses it.
     """
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, net: int | None = None) -> None:
         self._file = file
+        self._net = net
         self._epoch = f"{_BOOT_ID.read_text().strip()}/{netns_cookie()}"
         self._stored = self._load()
         self._changed = dict(self._stored)
+        self._size = self._longest = 0
+        """Of the file: as we left it, 0 where it is not there, or not ours to continue; and when to write it anew."""
 
     def _load(self) -> dict[str, _Kept]:
+        found: dict[str, _Kept] = {}
         try:
-            kept = json.loads(self._file.read_text())
-            if kept["epoch"] != self._epoch:
-                return {}
-            return {str(path): _kept(*values) for path, values in kept["changed"].items()}
+            lines = self._file.read_text().splitlines(keepends=True)
+            for number, line in enumerate(lines):
+                if number and not line.endswith("\n"):
+                    break  # whoever wrote it ended meanwhile, and had changed nothing yet
+                kept = json.loads(line)
+                if kept["epoch"] != self._epoch:
+                    return {}
+                for path, values in kept["changed"].items():
+                    _put(found, str(path), None if values is None else _kept(*values))
         except FileNotFoundError:
             return {}
         except (ValueError, KeyError, TypeError, AttributeError, OSError) as failure:
             log.warning("%s cannot be read, former sysctl values are lost: %s", self._file, failure)
             return {}
+        return found
 
     def _save(self) -> None:
         """Whole or not at all, and without a rest that keeps room. Raises StoreFailed."""
-        beside = self._file.with_suffix(".new")
         try:
             if not self._changed:
                 self._file.unlink(missing_ok=True)
-            else:
-                changed = {path: astuple(kept) for path, kept in self._changed.items()}
-                beside.write_text(json.dumps({"epoch": self._epoch, "changed": changed}))
-                beside.replace(self._file)
+                self._size = 0
+            elif not self._continued():
+                self._write_anew()
         except OSError as refusal:
-            with contextlib.suppress(OSError):  # what it said first counts
-                beside.unlink(missing_ok=True)
             reason = f"{self._file}, with former settings, cannot be written ({refusal.strerror})"
             raise StoreFailed(f"{reason}; nothing was changed") from refusal
         self._stored = dict(self._changed)
+
+    def _line(self, rows: Mapping[str, _Kept | None]) -> bytes:
+        changed = {path: None if kept is None else astuple(kept) for path, kept in rows.items()}
+        return json.dumps({"epoch": self._epoch, "changed": changed}).encode() + b"\n"
+
+    def _continued(self) -> bool:
+        """One line more, where the file is as we left it and has room for it. Raises OSError."""
+        if not 0 < self._size < self._longest:
+            return False
+        both = self._changed.keys() | self._stored.keys()
+        new = {path: self._changed.get(path) for path in both if self._changed.get(path) != self._stored.get(path)}
+        try:
+            descriptor = os.open(self._file, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        try:
+            if os.fstat(descriptor).st_size != self._size:
+                return False
+            self._size += _write_whole(descriptor, self._line(new), self._size)
+        finally:
+            os.close(descriptor)
+        return True
+
+    def _write_anew(self) -> None:
+        """Raises OSError."""
+        beside = self._file.with_suffix(".new")
+        try:
+            descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+            try:
+                size = _write_whole(descriptor, self._line(self._changed), 0)
+            finally:
+                os.close(descriptor)
+            beside.replace(self._file)
+        except OSError:
+            with contextlib.suppress(OSError):  # what it said first counts
+                beside.unlink(missing_ok=True)
+            raise
+        self._size, self._longest = size, size + _MORE
 
     def settle(self) -> None:
         """What was restored stays so: it leaves the file. Where that has no room, a row too many does no harm."""
@@ -134,11 +185,11 @@ class SysctlLedger:
         first: settings that must have their values before this one, and go back after it; where ours stands
         already, those of them that are new.
         """
-        current, kept = read(path), self._changed.get(path)
+        current, kept = read(path, self._net), self._changed.get(path)
         if current == value and (kept is None or first is None or first.keys() <= kept.first.keys()):
             return
         if current is None:
-            write(path, value)  # refused with the kernel's own words
+            write(path, value, self._net)  # refused with the kernel's own words
             return
         kept = kept or self._unsettled(path, current, value)
         kept = kept or _Kept(current, value, _beside(path), present=tuple(present))
@@ -147,7 +198,7 @@ class SysctlLedger:
         self._keep(path, replace(kept, ours=value, first=before | kept.first))
         for other, (_former, wanted) in before.items():
             write(other, wanted)
-        write(path, value)
+        write(path, value, self._net)
 
     def _unsettled(self, path: str, current: str, value: str) -> _Kept | None:
         """The row of a setting that was restored and is set again, for the change is taken back."""
@@ -173,15 +224,15 @@ class SysctlLedger:
         kept = self._changed.get(path)
         if kept is None:
             return
-        current = read(path)
+        current = read(path, self._net)
         if current == kept.ours:
-            write(path, kept.former)
+            write(path, kept.former, self._net)
             for other, value in kept.beside.items():
                 if read(other) not in (None, value):
                     write(other, value)
         elif current not in (None, kept.former):
             log.info("%s stays %s: somebody changed it since it was set to %s", path, current, kept.ours)
-        if read(path) == kept.former:
+        if kept.first and read(path, self._net) == kept.former:
             for other, (former, ours) in kept.first.items():
                 if read(other) == ours:
                     write(other, former)
@@ -209,6 +260,26 @@ class SysctlLedger:
     def held(self) -> list[str]:
         """The settings that we changed."""
         return list(self._changed)
+
+
+def _put(rows: dict[str, _Kept], path: str, kept: _Kept | None) -> None:
+    if kept is None:
+        rows.pop(path, None)
+    else:
+        rows[path] = kept
+
+
+def _write_whole(descriptor: int, data: bytes, size: int) -> int:
+    """Appends it to a file of this size, and returns its length; as it was, where it does not fit. Raises OSError."""
+    try:
+        written = os.write(descriptor, data)
+    except OSError:
+        os.ftruncate(descriptor, size)
+        raise
+    if written < len(data):
+        os.ftruncate(descriptor, size)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    return written
 
 
 def _kept(

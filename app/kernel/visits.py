@@ -5,6 +5,7 @@ An open socket keeps a namespace alive, with its links: at the end of the visit 
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import socket
@@ -12,19 +13,20 @@ import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
-from app.kernel import announce, sysctl
+from app.kernel import announce, messages, sysctl
 from app.kernel.announce import Announcer
-from app.kernel.namespaces import Namespaces
+from app.kernel.namespaces import Namespaces, maker_of
 from app.kernel.netlink import Rtnl
 from app.kernel.nsfiles import identity, open_namespace, path_of
 from app.kernel.parse import parse_address, parse_index
-from app.kernel.wire import RTM_NEWADDR, RTMGRP_IPV6_IFADDR, Netlink
+from app.kernel.wire import RTM_NEWADDR, RTMGRP_IPV6_IFADDR, Answer, Netlink, Request
+from app.model.errors import KernelRefused
 from app.model.spec import NetnsRef
 from app.model.state import IPInterface
 
 _PATIENCE = 0.5
-_PLACES_MAX = 32
-"""Namespaces that are kept open at once; what is done in one is done in a row."""
+PLACES_MAX = 64
+"""Namespaces that are kept open at once: those of a batch, whose operations come by kind, not by namespace."""
 
 
 class Place:
@@ -40,6 +42,8 @@ class Place:
         self._sender: socket.socket | None = None
         self._heard: Netlink | None = None
         self._net: int | None = None
+        self._path = path_of(ref)
+        self._asked: list[Answer] = []
         self.ref = ref
         self.descriptor = open_namespace(ref)
         self.identity = identity(self.descriptor)
@@ -60,7 +64,7 @@ class Place:
     def is_there(self) -> bool:
         """Whether its name still leads there."""
         try:
-            status = os.stat(path_of(self.ref))
+            status = os.stat(self._path)
         except OSError:
             return False
         return (status.st_dev, status.st_ino) == self.identity
@@ -90,8 +94,31 @@ class Place:
         """A link's index, None where there is none."""
         if ifname in self.made:
             return self.made[ifname]
-        link = self.rtnl.link(ifname)
-        return None if link is None else link.index
+        link = self._ask(messages.get_link(ifname))
+        if not isinstance(link, KernelRefused):
+            return parse_index(link[0])
+        if link.errno == errno.ENODEV:
+            return None
+        raise link
+
+    @property
+    def maker(self) -> str | None:
+        """The id in the mark of a namespace that a daemon of this host made; None for any other.
+
+        Raises KernelRefused.
+        """
+        if self.identity == self._namespaces.host_identity:
+            return None
+        if not self._asked:
+            self._asked = self.rtnl.ask_all(self._namespaces.asked_of_maker())
+        return maker_of(self.rtnl, *self._asked)
+
+    def _ask(self, question: Request) -> Answer:
+        """With the first question it is asked who made the namespace, too."""
+        if self._asked:
+            return self.rtnl.ask_all([question])[0]
+        answer, *self._asked = self.rtnl.ask_all([question, *self._namespaces.asked_of_maker()])
+        return answer
 
     def hear_addresses(self) -> None:
         """To be called inside, before the addresses are there that `await_addresses` is about."""
@@ -137,29 +164,59 @@ class Visits:
     @contextmanager
     def visiting(self) -> Iterator[None]:
         """Within the block, and those in it, namespaces stay open; after it, none is."""
-        self._depth += 1
+        self.begin()
         try:
             yield
         finally:
-            self._depth -= 1
-            if self._depth == 0:
-                for ref in list(self._places):
-                    self.leave(ref)
+            self.end()
 
-    @contextmanager
-    def at(self, ref: NetnsRef) -> Iterator[Place]:
-        """The namespace that the reference leads to now. Raises NamespaceMissing."""
-        with self.visiting():
-            place = self._places.get(ref)
-            if place is None or not place.is_there:
+    def begin(self) -> None:
+        """A block of `visiting` begins, which `end` ends."""
+        self._depth += 1
+
+    def end(self) -> None:
+        self._depth -= 1
+        if self._depth == 0:
+            for ref in list(self._places):
                 self.leave(ref)
-                if len(self._places) >= _PLACES_MAX:
-                    self.leave(next(iter(self._places)))
-                place = self._places[ref] = Place(self._namespaces, ref, self._announcer)
-            yield place
+
+    def at(self, ref: NetnsRef) -> _Visit:
+        """For a block: the namespace that the reference leads to now. Entering the block raises NamespaceMissing."""
+        return _Visit(self, ref)
+
+    def place(self, ref: NetnsRef) -> Place:
+        """The same, for whoever is within `visiting` already. Raises NamespaceMissing."""
+        place = self._places.get(ref)
+        if place is None or not place.is_there:
+            self.leave(ref)
+            if len(self._places) >= PLACES_MAX:
+                self.leave(next(iter(self._places)))
+            place = self._places[ref] = Place(self._namespaces, ref, self._announcer)
+        return place
 
     def leave(self, ref: NetnsRef) -> None:
         """Closes what is open of it: before it is to go."""
         place = self._places.pop(ref, None)
         if place is not None:
             place.close()
+
+
+class _Visit:
+    """`Visits.at`; not by `contextlib`, which takes longer than what is done within."""
+
+    __slots__ = ("_ref", "_visits")
+
+    def __init__(self, visits: Visits, ref: NetnsRef) -> None:
+        self._visits = visits
+        self._ref = ref
+
+    def __enter__(self) -> Place:
+        self._visits.begin()
+        try:
+            return self._visits.place(self._ref)
+        except BaseException:
+            self._visits.end()
+            raise
+
+    def __exit__(self, *_exc: object) -> None:
+        self._visits.end()

@@ -167,6 +167,10 @@ class Netlink:
                     return answers
                 answers.append(raw)
 
+    def dump(self, asked: Request) -> list[bytes]:
+        """The raw answers to a request for all there is of something."""
+        return self.request(Packed(asked.body), asked.kind, asked.flags, lambda: self._asked(asked))
+
     def change(self, message: Message, kind: int, flags: int, asked: Callable[[], str]) -> list[bytes]:
         """A request whose end an acknowledgement marks: anything but a dump."""
         return self.request(message, kind, flags | NLM_F_ACK, asked)
@@ -258,6 +262,20 @@ def attributes(raw: bytes, offset: int) -> dict[int, bytes]:
         if length < 4:
             break
         found[kind & 0x3FFF] = raw[offset + 4 : offset + length]
+        offset += (length + 3) & ~3
+    return found
+
+
+def pick(raw: bytes, offset: int, wanted: frozenset[int]) -> dict[int, bytes]:
+    """Those wanted of many."""
+    found: dict[int, bytes] = {}
+    end, unpack = len(raw) - 3, _ATTRIBUTE.unpack_from
+    while offset < end:
+        length, kind = unpack(raw, offset)
+        if length < 4:
+            break
+        if (kind := kind & 0x3FFF) in wanted:
+            found[kind] = raw[offset + 4 : offset + length]
         offset += (length + 3) & ~3
     return found
 

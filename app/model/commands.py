@@ -88,7 +88,7 @@ def _made(item: Item) -> list[str]:
         case Netns():
             return [f"ip netns add {item.name}", f"ip -n {item.name} link set lo up"]
         case HostPort():
-            return [f"# reserve {item.protocol} port {item.port} of {item.address}"]
+            return [f"# reserve {item.protocol} port {item.port} of {item.address!s}"]
         case Bridge():
             return [
                 f"ip link add {item.name} address {item.mac} mtu {item.mtu} type bridge",

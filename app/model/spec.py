@@ -87,7 +87,10 @@ class Network:
 
     def plan(self, version: Version) -> AddressPlan | None:
         """The address plan of one IP version, or None where the network lacks it."""
-        return next((plan for plan in self.plans if plan.version == version), None)
+        for plan in self.plans:
+            if plan.version == version:
+                return plan
+        return None
 
     @property
     def ipv4(self) -> AddressPlan:
@@ -132,7 +135,10 @@ class Endpoint:
 
     def address(self, version: Version) -> IPAddress | None:
         """The endpoint's address of one IP version, or None."""
-        return next((address for address in self.addresses if address.version == version), None)
+        for address in self.addresses:
+            if address.version == version:
+                return address
+        return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

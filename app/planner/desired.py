@@ -89,8 +89,9 @@ def _default_route(members: Sequence[tuple[Endpoint, Network]], version: Version
 def portmap_items(network: Network, endpoint: Endpoint, portmap: Portmap) -> tuple[Item, ...]:
     """The port stays reserved while nothing can be forwarded to it: on a network without a way in."""
     reservation = HostPort(portmap.id, portmap.protocol, portmap.host_ip, portmap.host_port, portmap.count)
-    target = endpoint.address(portmap.host_ip.version)
-    if target is None or network.gateway_for(portmap.host_ip.version) is None:
+    version = portmap.host_ip.version
+    target = endpoint.address(version)
+    if target is None or network.gateway_for(version) is None:
         return (reservation,)
     forward = PortForward(
         owner=portmap.id,

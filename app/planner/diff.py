@@ -78,18 +78,17 @@ def diff(desired: State, observed: State) -> list[Op]:
             up.append(Op(None, after))
         elif before_or_none != after:
             up.append(Op(before_or_none, after))
-    return _ordered(down + up)
+    return _ordered(down, up)
 
 
 def inverse(done: Sequence[Op]) -> list[Op]:
     """The operations that take these back, in an order that is as safe: a link comes back before a route by it."""
-    return _ordered([op.inverse for op in reversed(done)])
+    ops = [op.inverse for op in reversed(done)]
+    return _ordered([op for op in ops if op.after is None], [op for op in ops if op.after is not None])
 
 
-def _ordered(ops: list[Op]) -> list[Op]:
-    down = sorted((op for op in ops if op.after is None), key=lambda op: _down(op.item))
-    up = sorted((op for op in ops if op.after is not None), key=lambda op: _UP[type(op.item)])
-    return down + up
+def _ordered(down: list[Op], up: list[Op]) -> list[Op]:
+    return sorted(down, key=lambda op: _down(op.item)) + sorted(up, key=lambda op: _UP[type(op.after)])
 
 
 def _down(item: Item) -> int:

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
@@ -24,87 +22,24 @@ from app.model.spec import IPNetwork
 from app.model.state import Attachment, Item, ItemKey
 from app.planner.diff import diff
 from app.reconcile.executor import Executor, Outcome, is_gone
-from app.reconcile.render import Rendered, Subject, render, subject_of
+from app.reconcile.group import Applied, Group, Job, Planned, Service
+from app.reconcile.render import Rendered, render, subject_of
 from app.reconcile.statuses import publish_statuses
 from app.reconcile.watchlist import Watchlist
 from app.services import audit
 from app.services.catalog import Catalog
 from app.services.context import Change, Context, Key
-from app.services.replies import Once, Reply, Uncommitted
-from app.store.repository import Mark, Repository
+from app.services.replies import Once, Uncommitted
+from app.store.repository import Repository
 from app.store.session import require_room, store_failed
 
 log = logging.getLogger("bridgehead.worker")
 
-Service = Callable[[Context], Change]
-Applied = dict[Key, dict[ItemKey, Item]]
 _SHOWN = ("network", "endpoint", "portmap", "allocation")
 
 
 class _Drifted(Exception):
     """The kernel is not as it was left: a full pass comes first, then the request once more."""
-
-
-@dataclass(slots=True)
-class Job:
-    """A request on its way: what it does, and where its answer goes."""
-
-    service: Service
-    once: Once | None = None
-    answer: Future[Subject | Reply] = field(default_factory=Future)
-    healed: bool = False
-
-    def begin(self) -> bool:
-        """Whether somebody still waits for it; from then on nobody can call it off."""
-        return self.answer.set_running_or_notify_cancel()
-
-    def refuse(self, failure: BaseException) -> None:
-        """Answers, unless it was answered before."""
-        if not self.answer.done():
-            self.answer.set_exception(failure)
-
-
-@dataclass(slots=True)
-class _Planned:
-    """A job that is in the store and not in the kernel. subjects: its objects as it left them; reply: if kept."""
-
-    job: Job
-    context: Context
-    change: Change
-    subjects: dict[Key, Subject]
-    reply: Reply | None = None
-
-    @property
-    def subject(self) -> Subject:
-        """The object that the answer shows; None where it is gone."""
-        return next((shown for key, shown in self.subjects.items() if key[1] == self.change.subject), None)
-
-
-@dataclass(slots=True)
-class _Group:
-    """Jobs whose changes go to the kernel together. mark: the store before them."""
-
-    mark: Mark
-    planned: list[_Planned] = field(default_factory=list)
-    namespaces: set[Key] = field(default_factory=set)
-    rendered: dict[Key, Rendered] = field(default_factory=dict)
-    former: Applied = field(default_factory=dict)
-    outcome: Outcome = field(default_factory=Outcome)
-
-    def takes(self, planned: _Planned) -> bool:
-        """Adds it; not where it was planned for a namespace that is about to change, or is to be carried out once."""
-        namespaces = {key for key in planned.change.keys if key[0] == "namespace"}
-        alone = any(one.job.once is not None for one in (*self.planned[-1:], planned))
-        if self.planned and (alone or namespaces & self.namespaces):
-            return False
-        self.planned.append(planned)
-        self.namespaces |= namespaces
-        return True
-
-    @property
-    def healed(self) -> bool:
-        """Whether a full pass has gone before, for all of them."""
-        return all(one.job.healed for one in self.planned)
 
 
 class Requests:
@@ -114,6 +49,7 @@ class Requests:
     pass is due, for something could not be left as it should be. lacking: what was refused of other objects than
     those that were asked for. dead: endpoints whose namespace is gone, by id, and how, as of the last look. unsure:
     what a commit that failed was about, and who asked: whether it was written all the same is seen by reading.
+    untold: see `tell`.
     """
 
     def __init__(
@@ -139,12 +75,13 @@ class Requests:
         self.stale = False
         self.unsure: dict[Key, Principal] = {}
         self.lacking: set[ItemKey] = set()
+        self.untold: list[Outcome] = []
 
     # --- the transaction
 
     def run(self, jobs: list[Job]) -> list[Job]:
         """Answers them; gives back those that want a full pass first, and then another try."""
-        done: list[_Group] = []
+        done: list[Group] = []
         again: list[Job] = []
         try:
             with self._transaction() as connection:
@@ -156,10 +93,15 @@ class Requests:
             done = []
         for group in done:
             self._publish(group)
-        for group in done:
-            self._executor.tell(group.outcome)
+        self.untold += [group.outcome for group in done]
         self.stale |= self._executor.stuck
         return again
+
+    def tell(self) -> None:
+        """Has the log say what requests did, which none of them waited for."""
+        untold, self.untold = self.untold, []
+        for outcome in untold:
+            self._executor.tell(outcome)
 
     @contextmanager
     def _transaction(self) -> Iterator[Connection]:
@@ -197,7 +139,7 @@ class Requests:
         connection.commit()
         self.store.settle()
 
-    def _take_back(self, done: list[_Group], jobs: Iterable[Job], again: list[Job], failure: BridgeheadError) -> None:
+    def _take_back(self, done: list[Group], jobs: Iterable[Job], again: list[Job], failure: BridgeheadError) -> None:
         """The kernel goes back to what is stored, and everybody gets the failure but those that are tried again."""
         for group in reversed(done):
             self._undo(group)
@@ -209,7 +151,7 @@ class Requests:
 
     # --- groups
 
-    def _run_all(self, jobs: Iterable[Job], done: list[_Group], again: list[Job]) -> None:
+    def _run_all(self, jobs: Iterable[Job], done: list[Group], again: list[Job]) -> None:
         """Raises SQLAlchemyError where the transaction itself is lost, with all that was done in it."""
         waiting = deque(jobs)
         while waiting:
@@ -218,7 +160,7 @@ class Requests:
             for job in again_alone:
                 self._run_all([job], done, again)
 
-    def _run_group(self, waiting: deque[Job], done: list[_Group], again: list[Job]) -> list[Job]:
+    def _run_group(self, waiting: deque[Job], done: list[Group], again: list[Job]) -> list[Job]:
         """The first that may go together; gives them back where they cannot."""
         group = self._gather(waiting)
         try:
@@ -233,10 +175,10 @@ class Requests:
             _turn_down(group.planned[0].job, failure, again)
         return []
 
-    def _gather(self, waiting: deque[Job]) -> _Group:
+    def _gather(self, waiting: deque[Job]) -> Group:
         """Plans as many as may go together. What is refused by itself is answered."""
         self._kernel.refresh()
-        group = _Group(self.store.mark())
+        group = Group(self.store.mark())
         while waiting:
             mark = self.store.mark()
             try:
@@ -255,35 +197,37 @@ class Requests:
             waiting.popleft()
         return group
 
-    def _plan(self, job: Job) -> _Planned:
+    def _plan(self, job: Job) -> Planned:
         """The store as the request wants it. Raises what refuses it."""
         context = Context(self.store, self._kernel, self._pools, progress=self._executor.progress)
         if job.once is not None and (reply := job.once.recall(self.store, context.now)) is not None:
             _require_allowed(job.once, job.service, context)
-            return _Planned(job, context, Change("", ()), {}, reply)
+            return Planned(job, context, Change("", ()), {}, reply)
         change = job.service(context)
         require_room(self._engine)
         shown = {key: subject_of(self.store, key) for key in change.keys if key[0] in _SHOWN}
-        return _Planned(job, context, change, shown)
+        return Planned(job, context, change, shown)
 
-    def _carry_out(self, group: _Group) -> None:
+    def _carry_out(self, group: Group) -> None:
         """The kernel changed, nothing committed; or as if nothing had been, and what refused it raised."""
         try:
             keys = dict.fromkeys(key for one in group.planned for key in one.change.keys)
             group.rendered = {key: render(self.store, key, self.dead) for key in keys}
             group.former = {key: self.applied.get(key, {}) for key in keys}
-            group.outcome = self._execute(group)
+            if not group.stored_only:
+                group.outcome = self._execute(group)
             _raise_refused(group)
             for one in group.planned:
                 self._keep(one, group)
-            self._record(group)
+            if not group.stored_only:
+                self._record(group)
         except Exception:
             if group.outcome.done:
                 self._undo(group)
             self.store.rollback(group.mark)
             raise
 
-    def _execute(self, group: _Group) -> Outcome:
+    def _execute(self, group: Group) -> Outcome:
         """Raises _Drifted, once, where the refusal shows that somebody took away what the plan stands on."""
         own = {one.change.subject for one in group.planned}
         try:
@@ -293,7 +237,7 @@ class Requests:
                 raise _Drifted from refusal
             raise
 
-    def _keep(self, one: _Planned, group: _Group) -> None:
+    def _keep(self, one: Planned, group: Group) -> None:
         """Writes the answer of a request with a key beside what it made, as it will be once that is committed."""
         if one.job.once is not None and one.reply is None:
             statuses = Catalog()
@@ -301,13 +245,13 @@ class Requests:
             one.reply = one.job.once.reply(Uncommitted(one.context, statuses), one.subject)
             one.job.once.keep(self.store, one.context.now, one.reply)
 
-    def _undo(self, group: _Group) -> None:
+    def _undo(self, group: Group) -> None:
         self._executor.undo(group.outcome.done)
         for key, items in group.former.items():
             self.reach(key, items)
         self.stale = True
 
-    def _record(self, group: _Group) -> None:
+    def _record(self, group: Group) -> None:
         """Remembers the state reached, not the state meant."""
         short = {op.item.key: op.before for op, _refusal in group.outcome.refused}
         for key, one in group.rendered.items():
@@ -321,7 +265,7 @@ class Requests:
         else:
             self.applied.pop(key, None)
 
-    def _publish(self, group: _Group) -> None:
+    def _publish(self, group: Group) -> None:
         for key, rendered in group.rendered.items():
             self._watchlist.put(key, rendered.items)
             if rendered.subject is None:
@@ -332,7 +276,8 @@ class Requests:
                 if subject is not former:
                     audit.changed(one.change.by, key, former, subject)
                     self._catalog.put(key, subject)
-        publish_statuses(self._catalog, group.rendered, group.outcome.refused, self._executor.hindrance)
+        if not group.stored_only:
+            publish_statuses(self._catalog, group.rendered, group.outcome.refused, self._executor.hindrance)
         for one in group.planned:
             one.job.answer.set_result(one.reply or one.subject)
 
@@ -367,11 +312,13 @@ def _require_allowed(once: Once, service: Service, context: Context) -> None:
 
 def reached_items(wanted: dict[ItemKey, Item], short: dict[ItemKey, Item | None]) -> dict[ItemKey, Item]:
     """What is wanted, but for what was refused: that is as it was before, None for not there."""
+    if short.keys().isdisjoint(wanted):
+        return wanted
     reached = {key: short.get(key, item) for key, item in wanted.items()}
     return {key: item for key, item in reached.items() if item is not None}
 
 
-def _raise_refused(group: _Group) -> None:
+def _raise_refused(group: Group) -> None:
     """Raises where something would not go; and _Drifted, once, where another object's part was taken to be there."""
     for op, refusal in group.outcome.refused:
         gone = is_gone(refusal)

@@ -14,7 +14,7 @@ from app.model.commands import commands
 from app.model.contracts import Kernel
 from app.model.errors import BridgeheadError, KernelRefused, NamespaceMissing
 from app.model.ops import Op
-from app.model.spec import IPNetwork, Network, Portmap
+from app.model.spec import Endpoint, IPNetwork, Network, Portmap
 from app.model.state import Attachment, DefaultRoute, Departing, FirewallItem, Netns, PortForward
 from app.model.status import State
 from app.planner.diff import inverse
@@ -41,13 +41,16 @@ class Executor:
 
     stuck: whether something could not be taken back, or no flow be forgotten, so that a full pass must
     mend it; whoever runs that pass clears it. progress_at: when the last step was done, by time.monotonic().
+    without_rules: owners of rules that are known to be missing, by id, and what their status says of it.
     """
 
     def __init__(self, kernel: Kernel, firewall: Firewall) -> None:
         self._kernel = kernel
         self._firewall = firewall
+        self._trouble = trouble_of(firewall)
         self.stuck = False
         self.progress_at = time.monotonic()
+        self.without_rules: dict[str, str] = {}
         self._said: dict[str, tuple[State, str]] = {}
 
     def progress(self) -> None:
@@ -69,12 +72,14 @@ class Executor:
 
     def _hindrance(self, subject: Subject) -> tuple[State, str]:
         match subject:
+            case Network() | Endpoint() | Portmap() if lost := self.without_rules.get(subject.id):
+                return State.DEGRADED, lost
             case Portmap(host_ip=address) if int(address) != 0 and not self._kernel.holds_address(address):
                 return State.DEGRADED, f"host_ip {address} is not an address of this host any more: nothing comes by it"
             case Network(snat_address=address) if address is not None and not self._kernel.holds_address(address):
-                lost = f"snat_address {address} is not an address of this host any more: no answer comes back to it"
-                return State.DEGRADED, lost
-            case Network() if trouble := trouble_of(self._firewall, subject.id):
+                gone = f"snat_address {address} is not an address of this host any more: no answer comes back to it"
+                return State.DEGRADED, gone
+            case Network() if trouble := self._trouble(subject.id):
                 return State.DEGRADED, trouble
             case Network(spoof_protection=True) if self._firewall.name == NONE:
                 return State.READY, "spoof_protection guards MACs only: with --firewall none no address is checked"
@@ -136,6 +141,9 @@ class Executor:
         for group in _groups(inverse(done), together=False):
             try:
                 self._run_group(group, undone, None)
+            except NamespaceMissing as missing:
+                self.stuck = True
+                log.warning("cannot undo %s: %s", _keys(group), missing.detail)
             except Exception:
                 self.stuck = True
                 log.exception("cannot undo %s", _keys(group))
@@ -203,11 +211,16 @@ def _forwards(done: Iterable[Op]) -> list[PortForward]:
 
 def _groups(ops: Iterable[Op], *, together: bool = True) -> Iterable[list[Op]]:
     """What is done in one go: rules and, where they may go together, links and namespaces that go."""
-    for (is_rule, departs), group in groupby(ops, key=lambda op: (isinstance(op.item, FirewallItem), _departs(op))):
+    for (is_rule, departs), group in groupby(ops, key=_kind):
         if is_rule or (departs and together):
             yield list(group)
         else:
             yield from ([op] for op in group)
+
+
+def _kind(op: Op) -> tuple[bool, bool]:
+    """Whether it is a rule, and whether it departs."""
+    return isinstance(op.item, FirewallItem), _departs(op)
 
 
 def _departs(op: Op) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 
 from app.firewall.protocol import Firewall
@@ -21,12 +21,14 @@ from app.model.state import (
     ItemKey,
     Sysctl,
 )
+from app.model.state import State as ItemState
 from app.model.status import State
 from app.planner.diff import diff
-from app.reconcile.batch import Job, Requests, reached_items
+from app.reconcile.batch import Requests, reached_items
 from app.reconcile.brake import Brake
 from app.reconcile.differences import difference, log_healed
 from app.reconcile.executor import Executor, Outcome
+from app.reconcile.group import Job
 from app.reconcile.healing import differing, heal
 from app.reconcile.render import Rendered, all_keys, render
 from app.reconcile.rules import RuleHealer
@@ -41,6 +43,10 @@ log = logging.getLogger("bridgehead.worker")
 
 _LINKED = ("network", "endpoint")
 _Refused = Sequence[tuple[Op, BridgeheadError]]
+
+
+class _NotGone(Exception):
+    """An ephemeral endpoint could not be deleted by itself, for more is missing: a full pass comes next."""
 
 
 class Healer:
@@ -69,6 +75,8 @@ class Healer:
         # what the kernel refused on the timer is left to the full pass, which is tried again with patience
         self._refused_settings: set[ItemKey] = set()
         self._lost_bridges: dict[str, str] = {}
+        # whose namespace was gone and who could not be deleted: taking that back may have made it anew
+        self._going: dict[str, str] = {}
 
     # --- all there is
 
@@ -84,10 +92,9 @@ class Healer:
     def _pass(self) -> frozenset[ItemKey]:
         self._refused_settings = set()
         self._brake.release()
+        rendered, observed = self._look(lambda: all_keys(self._store), self._kernel.observe, _is_rule, whole=True)
+        healed = heal(self._firewall, self._executor, rendered, observed, self._tell)
         self._rules.all_done()
-        self._drop_ephemeral(all_keys(self._store))
-        rendered = self._render(all_keys(self._store))
-        healed = heal(self._kernel, self._firewall, self._executor, rendered, self._tell)
         self._requests.applied = healed.applied
         for key, one in rendered.items():
             self._watchlist.put(key, one.items)
@@ -99,6 +106,27 @@ class Healer:
 
     def _render(self, keys: Iterable[Key]) -> dict[Key, Rendered]:
         return {key: render(self._store, key, self._requests.dead) for key in keys}
+
+    def _look(
+        self,
+        keys: Callable[[], Iterable[Key]],
+        observe: Callable[[Iterable[Item]], Iterable[Item]],
+        leave_out: Callable[[Item], bool],
+        *,
+        whole: bool = False,
+    ) -> tuple[dict[Key, Rendered], ItemState]:
+        """What is wanted, and what is there of it, but for the items to be left out.
+
+        An ephemeral endpoint whose namespace was seen to be gone, however late it went, goes before anything is made.
+        whole: all there is, so that what such a one leaves in the kernel goes with the rest that is nobody's. Raises
+        _NotGone, unless whole.
+        """
+        while True:
+            rendered = self._render(keys())
+            wanted = (item for one in rendered.values() for item in one.items.values())
+            observed = {item.key: item for item in observe([item for item in wanted if not leave_out(item)])}
+            if not self._drop_ephemeral(rendered, stored_only=whole):
+                return rendered, observed
 
     @property
     def _store(self) -> Repository:
@@ -113,7 +141,10 @@ class Healer:
         keys |= self._brake.ripe() if found.due else set()
         if found.settings or found.due:
             keys |= self._turned_settings()
-        whole = self._heal_keys(keys) if keys else True
+        try:
+            whole = self._heal_keys(keys) if keys else True
+        except _NotGone:
+            whole = not self.full_pass()
         self._rules.heal(found)
         return whole
 
@@ -130,11 +161,9 @@ class Healer:
     def _heal_keys(self, keys: Collection[Key], *, again: bool = True) -> bool:
         """again: whether to look once more where the kernel refuses, for somebody may have changed it meanwhile."""
         self.looks += 1
-        if self._drop_ephemeral(keys):
-            log.debug("ephemeral endpoints went with their namespaces")
-        rendered = self._render(self._widened(keys))
+        concerned = self._widened(keys)
+        rendered, observed = self._look(lambda: concerned, self._kernel.observe_items, _is_fixed)
         wanted = {key: item for one in rendered.values() for key, item in one.items.items() if not _is_fixed(item)}
-        observed = {item.key: item for item in self._kernel.observe_items(wanted.values())}
         ops, held = self._held_back(differing(wanted, observed), rendered)
         self._tell(ops)
         outcome = self._executor.run_each(ops)
@@ -207,18 +236,30 @@ class Healer:
 
     # --- namespaces that die and come back
 
-    def _drop_ephemeral(self, keys: Iterable[Key]) -> bool:
-        """Deletes those endpoints whose namespace is gone and that were to go with it."""
+    def _drop_ephemeral(self, keys: Iterable[Key], *, stored_only: bool) -> bool:
+        """Deletes those endpoints whose namespace is gone and that were to go with it; whether it did any.
+
+        stored_only: before a full pass nobody knows what of it is in the kernel.
+        """
         found = [self._store.endpoint_by_id(identity) for kind, identity in keys if kind == "endpoint"]
         ephemeral = [one for one in found if one is not None and one.ephemeral]
-        gone = [(one, why) for one in ephemeral if (why := self._kernel.gone(one.netns))]
-        for endpoint, why in gone:
-            log.info("endpoint '%s' goes with its namespace: %s", endpoint.name, why)
-            job = Job(partial(endpoints.delete, ref=endpoint.id, force=True))
-            self._requests.run([job])
-            if job.answer.done() and (failure := job.answer.exception()) is not None:
-                log.warning("endpoint '%s' cannot be deleted: %s", endpoint.name, failure)
-        return bool(gone)
+        gone = [(one, why) for one in ephemeral if (why := self._going.get(one.id) or self._kernel.gone(one.netns))]
+        self._going = ({} if stored_only else self._going) | {one.id: why for one, why in gone}
+        return sum(self._goes(endpoint, why, stored_only=stored_only) for endpoint, why in gone) > 0
+
+    def _goes(self, endpoint: Endpoint, why: str, *, stored_only: bool) -> bool:
+        log.info("endpoint '%s' goes with its namespace: %s", endpoint.name, why)
+        # healed: its neighbours' part in the namespace is gone too, and is what this healing sees to next
+        job = Job(partial(endpoints.delete, ref=endpoint.id, force=True), healed=True, stored_only=stored_only)
+        self._requests.run([job])
+        failure = job.answer.exception()
+        if failure is None:
+            del self._going[endpoint.id]
+            return True
+        log.warning("endpoint '%s' cannot be deleted: %s", endpoint.name, failure)
+        if not stored_only:
+            raise _NotGone from failure
+        return False
 
     def _follow_endpoints(self, rendered: dict[Key, Rendered], refused: _Refused) -> _Refused:
         """Withdraws the ports of endpoints whose namespace is gone, and publishes those of the ones that are back."""
@@ -268,7 +309,7 @@ class Healer:
     def _tell(self, ops: Sequence[Op]) -> None:
         """The status of whoever owns what differs says so until it is mended."""
         for op in ops:
-            if self._catalog.knows(op.item.owner) and self._catalog.status(op.item.owner).state is not State.PENDING:
+            if not self._catalog.is_pending(op.item.owner):
                 self._catalog.set_status(op.item.owner, State.DEGRADED, f"{difference(op)}: it is put back")
 
 
@@ -281,6 +322,10 @@ def _key_of(op: Op, rendered: dict[Key, Rendered]) -> Key:
     """What to look at for an operation: whoever wants its item, else its owner."""
     wanting = (key for key, one in rendered.items() if op.item.key in one.items)
     return next(wanting, next((key for key in rendered if key[1] == op.item.owner), HOST))
+
+
+def _is_rule(item: Item) -> bool:
+    return isinstance(item, FirewallItem)
 
 
 def _is_fixed(item: Item) -> bool:

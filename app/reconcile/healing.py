@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from app.firewall.protocol import Firewall
-from app.model.contracts import Kernel
 from app.model.errors import BridgeheadError
 from app.model.ops import Op
 from app.model.state import (
@@ -25,9 +24,10 @@ from app.model.state import (
     Sysctl,
 )
 from app.planner.diff import diff
-from app.reconcile.batch import Applied, reached_items
+from app.reconcile.batch import reached_items
 from app.reconcile.differences import log_healed
 from app.reconcile.executor import Executor
+from app.reconcile.group import Applied
 from app.reconcile.render import Rendered
 from app.services.context import Key
 
@@ -43,38 +43,47 @@ class Healed:
 
 
 def heal(
-    kernel: Kernel,
     firewall: Firewall,
     executor: Executor,
     rendered: dict[Key, Rendered],
+    observed: State,
     tell: Callable[[Sequence[Op]], None],
 ) -> Healed:
     """Host ports first, then the rules as a whole, then links, routes and settings one by one.
 
     What only the rules made safe, route_localnet and the route of ::1, goes before them (row 9). A mapping whose
-    port a process took meanwhile gets no rule: it would take that process's traffic. tell: hears what differs before
-    it is mended.
+    port a process took meanwhile gets no rule: it would take that process's traffic. observed: what is there but for
+    rules; tell: hears what differs before it is mended.
     """
-    wanted = {item_key: item for one in rendered.values() for item_key, item in one.items.items()}
-    links = {key: item for key, item in wanted.items() if not isinstance(item, FirewallItem)}
-    observed = {item.key: item for item in kernel.observe(links.values())}
+    links: dict[ItemKey, Item] = {}
+    rules: dict[ItemKey, FirewallItem] = {}
+    for one in rendered.values():
+        for key, item in one.items.items():
+            if isinstance(item, FirewallItem):
+                rules[key] = item
+            else:
+                links[key] = item
     ops = differing(links, observed)
     tell(ops)
-    first = executor.run_each([op for op in ops if _before_rules(op)])
+    early: list[Op] = []
+    late: list[Op] = []
+    for op in ops:
+        (early if _before_rules(op) else late).append(op)
+    first = executor.run_each(early)
     lost = {op.item.owner for op, _refusal in first.refused if isinstance(op.item, HostPort)}
-    rules = {key: item for key, item in wanted.items() if isinstance(item, FirewallItem) and item.owner not in lost}
-    found = firewall.sync(rules.values())
+    unsafe = {key for key, rule in rules.items() if rule.owner in lost} if lost else set[ItemKey]()
+    found = firewall.sync([rule for key, rule in rules.items() if key not in unsafe])
     for line in found:
         log.warning("healed: %s", line)
-    rest = executor.run_each([op for op in ops if not _before_rules(op)])
+    rest = executor.run_each(late)
     log_healed(rest.done)
     if found:
         # which rules were missing or too many is not known by item, and flows may have passed by them: row 13
-        executor.flush([item for item in wanted.values() if isinstance(item, PortForward)])
-        executor.flush_into([item.subnet for item in wanted.values() if isinstance(item, NetworkPolicy)])
+        executor.flush([rule for rule in rules.values() if isinstance(rule, PortForward)])
+        executor.flush_into([rule.subnet for rule in rules.values() if isinstance(rule, NetworkPolicy)])
     refused = first.refused + rest.refused
     short: dict[ItemKey, Item | None] = {op.item.key: op.before for op, _refusal in refused}
-    short |= {key: None for key, item in wanted.items() if isinstance(item, FirewallItem) and key not in rules}
+    short |= dict.fromkeys(unsafe)
     applied = {key: reached_items(one.items, short) for key, one in rendered.items()}
     return Healed(applied, refused)
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Collection, Iterator, Mapping
 
 from app.firewall.protocol import Firewall, look_again
-from app.model.errors import KernelRefused
+from app.model.errors import BridgeheadError, KernelRefused
 from app.model.state import FirewallItem, NetworkPolicy, PortForward
 from app.model.status import State
 from app.reconcile.batch import Requests
@@ -38,14 +39,13 @@ class RuleHealer:
         # what the kernel refused on the timer is left to the full pass, which is tried again with patience
         self._refused = False
         self._waiting = False
-        self._told: dict[str, str] = {}
         self._look_due = False
         self._look_at = 0.0
 
     def all_done(self) -> None:
-        """A full pass is about to look at everything."""
+        """A full pass has put all rules back, and is about to say how everybody fares."""
         self._refused = self._waiting = self._look_due = False
-        self._told = {}
+        self._executor.without_rules = {}
 
     def heal(self, found: Findings) -> None:
         """Looks at what was found of rules. Raises KernelRefused."""
@@ -64,10 +64,15 @@ class RuleHealer:
         self._tell(f"the firewall's rules are not as wanted: {self._brake.hold(_RULES, HOST)}")
 
     def _mend(self) -> None:
-        self._refused = True
-        self._tell("somebody changed the firewall's rules: they are put back")
-        items = [item for held in self._requests.applied.values() for item in held.values()]
-        found = self._firewall.sync(item for item in items if isinstance(item, FirewallItem))
+        """Whether anything of ours is missing is known once it is back: nobody is degraded by others' own rules."""
+        self._refused, self._waiting = True, False
+        items = list(self._items())
+        try:
+            found = self._firewall.sync(items)
+        except BridgeheadError as refusal:
+            self._tell(f"somebody changed the firewall's rules, and they cannot be put back: {refusal.detail}")
+            raise
+        self._refused = False
         for line in found:
             log.warning("healed: %s", line)
         if found:
@@ -75,22 +80,27 @@ class RuleHealer:
             # flows may have passed by the missing rules: row 13
             self._executor.flush([item for item in items if isinstance(item, PortForward)])
             self._executor.flush_into([item.subnet for item in items if isinstance(item, NetworkPolicy)])
-        self._refused = self._waiting = False
-        told, self._told = self._told, {}
-        for owner, words in told.items():
-            if self._catalog.knows(owner) and self._catalog.status(owner).message == words:
-                self._catalog.set_status(owner, *self._executor.hindrance(self._catalog.subject(owner)))
+        told, self._executor.without_rules = self._executor.without_rules, {}
+        if found or told:
+            self._publish({item.owner for item in items} | told.keys(), told)
 
     def _tell(self, words: str) -> None:
         """Whoever has rules, and is well but for what was told before, is degraded until they are mended."""
+        told, owners = self._executor.without_rules, {item.owner for item in self._items()}
+        self._executor.without_rules = dict.fromkeys(owners, words)
+        self._publish(owners, told)
+
+    def _items(self) -> Iterator[FirewallItem]:
         items = (item for held in self._requests.applied.values() for item in held.values())
-        for owner in {item.owner for item in items if isinstance(item, FirewallItem)}:
-            if not self._catalog.knows(owner):
-                continue
+        return (item for item in items if isinstance(item, FirewallItem))
+
+    def _publish(self, owners: Collection[str], told: Mapping[str, str]) -> None:
+        """How these fare; what else a status says stays. told: what was said of the rules before, by owner."""
+        for owner in owners:
+            subject = self._catalog.subject(owner)
             status = self._catalog.status(owner)
-            if status.state is State.READY or status.message == self._told.get(owner):
-                self._catalog.set_status(owner, State.DEGRADED, words)
-                self._told[owner] = words
+            if subject is not None and (status.state is State.READY or status.message == told.get(owner)):
+                self._catalog.set_status(owner, *self._executor.hindrance(subject))
 
     def _look_at_others(self) -> None:
         """Which networks' traffic others' rules drop now; what else a status says stays."""

@@ -32,7 +32,8 @@ def publish_statuses(
     for (kind, identity), one in rendered.items():
         if one.subject is None or kind == "allocation":
             continue
-        catalog.set_status(identity, *_together(troubles.pop(identity, []) or [_by_itself(one, hindrance)]))
+        found = troubles.pop(identity, None)
+        catalog.set_status(identity, *(_together(found) if found else _by_itself(one, hindrance)))
     for identity, found in troubles.items():
         if catalog.knows(identity):
             catalog.set_status(identity, *_together(found))
@@ -69,8 +70,7 @@ def _family(item: Item) -> str:
 def _by_itself(one: Rendered, hindrance: Callable[[Subject], tuple[State, str]]) -> tuple[State, str]:
     if one.trouble:
         return State.DEGRADED, one.trouble
-    forwarded = any(isinstance(item, PortForward) for item in one.items.values())
-    if isinstance(one.subject, Portmap) and not forwarded:
+    if isinstance(one.subject, Portmap) and PortForward not in map(type, one.items.values()):
         family = f"IPv{one.subject.host_ip.version}"
         return State.DEGRADED, (
             f"the endpoint's network is internal, or has no {family} gateway, or the endpoint no {family} address: "

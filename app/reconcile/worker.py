@@ -17,15 +17,17 @@ from dataclasses import dataclass, field
 from sqlalchemy import Engine
 
 from app.firewall.protocol import Firewall, report_of
+from app.host import heap
 from app.model.access import DAEMON
 from app.model.contracts import Kernel
 from app.model.errors import BridgeheadError, ShuttingDown
 from app.model.host import FirewallReport, HostFacts
 from app.model.spec import IPNetwork
 from app.model.state import ItemKey
-from app.reconcile.batch import Job, Requests, Service
+from app.reconcile.batch import Requests
 from app.reconcile.brake import FAST_REPAIRS, Brake
 from app.reconcile.executor import Executor
+from app.reconcile.group import Job, Service
 from app.reconcile.healer import Healer
 from app.reconcile.render import Subject
 from app.reconcile.watchlist import Findings, Watchlist
@@ -38,6 +40,10 @@ log = logging.getLogger("bridgehead.worker")
 
 _BATCH = 64
 """Requests that share a commit at most: bounds what one failing commit takes back."""
+_BREATH = 0.001
+"""Seconds that what nobody waits for is put off after an answer."""
+_UNTOLD_MAX = 64
+"""Groups of requests whose lines the log waits for at most, where one comes after the other without a break."""
 _HEAL_AGAIN = 5.0
 """Seconds until the next full pass where the last one left something undone; doubled each time it does."""
 
@@ -165,8 +171,9 @@ class Worker:
         try:
             self._kernel = parts.make_kernel()
             self._firewall = parts.make_firewall()
-            store = read(parts.engine)
-            parts.catalog.fill(store)
+            with heap.uncollected():
+                store = read(parts.engine)
+                parts.catalog.fill(store)
         except Exception as failure:  # noqa: BLE001 - it is raised again in the thread that started this one
             self._opened.set_exception(failure)
             return
@@ -190,6 +197,7 @@ class Worker:
             self._busy_since = time.monotonic()
             if batch:
                 self._run(batch)
+        self._requests.tell()
         self._requests.close()
         self._kernel.close()
 
@@ -197,7 +205,7 @@ class Worker:
         """The jobs that wait, after waiting for one; and whether they are the last."""
         batch: list[Job] = []
         try:
-            entry = self._jobs.get(timeout=max(0.0, self._next_pass - time.monotonic()))
+            entry = self._first_entry()
             while entry is not None:
                 if isinstance(entry, _Wake):
                     self._pointed = True
@@ -212,6 +220,30 @@ class Worker:
         except queue.Empty:
             return batch, False
         return batch, True
+
+    def _first_entry(self) -> Job | _Look | _Wake | None:
+        """Waits for it. Raises queue.Empty where a full pass is due.
+
+        Where none comes at once, the log is written and the kernel's events are read: whoever was answered, and
+        whoever asks next, has the interpreter first.
+        """
+        untold = len(self._requests.untold)
+        if untold >= _UNTOLD_MAX:
+            self._requests.tell()
+        elif untold:
+            try:
+                return self._jobs.get(timeout=_BREATH)
+            except queue.Empty:
+                self._catch_up()
+        return self._jobs.get(timeout=max(0.0, self._next_pass - time.monotonic()))
+
+    def _catch_up(self) -> None:
+        self._requests.tell()
+        try:
+            self._kernel.refresh()
+        except Exception:
+            log.exception("the kernel's events cannot be read: everything is looked at")
+            self._next_pass = time.monotonic()
 
     def _run(self, batch: list[Job]) -> None:
         try:
@@ -242,6 +274,7 @@ class Worker:
 
     def _heal_found(self) -> None:
         """What the monitor pointed at; a full pass where events were lost, and later where something is left."""
+        self._requests.tell()
         with self._gate:
             found, self._found, self._pointed = self._found, Findings(), False
         if found.missed or not self._passed.is_set():
@@ -259,6 +292,7 @@ class Worker:
             self._next_pass = min(self._next_pass, time.monotonic() + _HEAL_AGAIN)
 
     def _heal_safely(self) -> None:
+        self._requests.tell()
         stale, self._requests.stale, self._executor.stuck = self._requests.stale, False, False
         self._requests.lacking.clear()
         try:

@@ -56,7 +56,7 @@ def refused(who: str, method: str, path: str, code: str, detail: str) -> None:
 
 def _write(**members: Any) -> None:
     at = datetime.now(UTC).isoformat(timespec="milliseconds")
-    log.info("%s", json.dumps({"at": at, **members}, default=_plain))
+    log.info("%s", _encoded({"at": at, **members}))
 
 
 def _fields(value: Any) -> dict[str, Any]:
@@ -79,3 +79,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return dict(value)
     return _fields(value) if dataclasses.is_dataclass(value) else str(value)
+
+
+_encoded = json.JSONEncoder(default=_plain).encode
+"""Made once: json.dumps makes another one each time."""

@@ -114,6 +114,11 @@ class Catalog:
             since = former.since if former is not None and unchanged else datetime.now(UTC)
             self._statuses[identity] = Status(state, message, since)
 
+    def is_pending(self, identity: str) -> bool:
+        """Whether nobody has said how the object fares; also where it is not published, or has no status."""
+        found = self._statuses.get(identity)
+        return found is None or found.state is State.PENDING or not self.knows(identity)
+
     # --- the readers' side
 
     def status(self, identity: str) -> Status:

@@ -210,11 +210,6 @@ def remove(context: Context, endpoint: Endpoint) -> list[Key]:
     keys: list[Key] = _multihomed(context, endpoint.namespace_key)
     for portmap in context.store.portmaps_of(endpoint):
         context.store.delete_portmap(portmap)
-        keys.append(("portmap", portmap.id))
+        keys += [("portmap", portmap.id), ("network", endpoint.network_id)]
     context.store.delete_endpoint(endpoint)
-    return [
-        *keys,
-        ("endpoint", endpoint.id),
-        ("namespace", endpoint.namespace_key),
-        ("network", endpoint.network_id),
-    ]
+    return [*keys, ("endpoint", endpoint.id), ("namespace", endpoint.namespace_key)]

@@ -8,7 +8,7 @@ from app.model import naming
 from app.model.ports import check_target, parse_ports
 from app.model.spec import Endpoint, Portmap, Protocol
 from app.services import hostports
-from app.services.context import Change, Context, Key, unique
+from app.services.context import Change, Context, Key
 from app.services.requests import PortmapCreate, PortmapPatch, refuse_null
 
 
@@ -36,8 +36,9 @@ def create(context: Context, request: PortmapCreate) -> Change:
         created_at=context.now,
         updated_at=context.now,
     )
+    before = _led(context, endpoint)
     add(context, portmap)
-    return Change(portmap.id, _affected(portmap, endpoint))
+    return Change(portmap.id, _affected(portmap, before, _led(context, endpoint)))
 
 
 def add(context: Context, portmap: Portmap) -> None:
@@ -47,11 +48,23 @@ def add(context: Context, portmap: Portmap) -> None:
     context.store.add_portmap(portmap)
 
 
-def _affected(portmap: Portmap, *endpoints: Endpoint) -> tuple[Key, ...]:
-    keys: list[Key] = [("portmap", portmap.id)]
+_Led = dict[Key, object]
+
+
+def _led(context: Context, *endpoints: Endpoint) -> _Led:
+    """What else is made one way or the other for the ports that lead there: by key, all of them that it depends on."""
+    store = context.store
+    found: _Led = {}
     for endpoint in endpoints:
-        keys += [("network", endpoint.network_id), ("endpoint", endpoint.id)]
-    return unique(keys)
+        network = context.network(endpoint.network_id)
+        found["network", network.id] = [store.has_local_ports(network, plan.version) for plan in network.plans]
+        found["endpoint", endpoint.id] = store.has_portmaps(endpoint)
+    return found
+
+
+def _affected(portmap: Portmap, before: _Led, after: _Led) -> tuple[Key, ...]:
+    """Most often it is itself alone: an endpoint's first port and its last one change the endpoint too."""
+    return ("portmap", portmap.id), *(key for key, state in after.items() if before[key] != state)
 
 
 def update(context: Context, portmap_id: str, request: PortmapPatch) -> Change:
@@ -81,8 +94,9 @@ def update(context: Context, portmap_id: str, request: PortmapPatch) -> Change:
     )
     check_target(changed.target_port, count)
     hostports.require_free(context, changed)
+    led = _led(context, before, endpoint)
     context.store.update_portmap(changed)
-    return Change(portmap.id, _affected(changed, before, endpoint))
+    return Change(portmap.id, _affected(changed, led, _led(context, before, endpoint)))
 
 
 def delete(context: Context, portmap_id: str) -> Change:
@@ -90,5 +104,6 @@ def delete(context: Context, portmap_id: str) -> Change:
     portmap = context.portmap(portmap_id)
     endpoint = context.endpoint(portmap.endpoint_id)
     context.require(context.network(endpoint.network_id))
+    before = _led(context, endpoint)
     context.store.delete_portmap(portmap)
-    return Change(portmap.id, _affected(portmap, endpoint))
+    return Change(portmap.id, _affected(portmap, before, _led(context, endpoint)))

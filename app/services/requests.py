@@ -140,7 +140,8 @@ ProtocolName = Annotated[
 class Request(BaseModel):
     """Refuses what it does not know, and converts nothing."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    # built when it is first used: a start would wait for all of them, and few daemons ever need the half
+    model_config = ConfigDict(extra="forbid", strict=True, defer_build=True)
 
     @model_validator(mode="before")
     @classmethod

@@ -105,8 +105,12 @@ class Intervals(Generic[T]):
         span = self._span(value)
         if span is not None:
             group = self._group(value)
-            insort(self._starts.setdefault(group, []), (*span, identity))
-            self._lengths.setdefault(group, Counter())[span[1] - span[0]] += 1
+            held = self._starts.get(group)
+            if held is None:
+                held = self._starts[group] = []
+                self._lengths[group] = Counter()
+            insort(held, (*span, identity))
+            self._lengths[group][span[1] - span[0]] += 1
 
     def remove(self, identity: Hashable, value: T) -> None:
         span = self._span(value)
@@ -183,9 +187,15 @@ class Table(Generic[T]):
 
     def load(self, values: Iterable[T]) -> None:
         """Adds them to what was empty, for good."""
-        for value in values:
-            self._set(self._identity(value), None, value, self._next)
+        held = [(self._identity(value), value) for value in values]
+        for identity, value in held:
+            self._values[identity] = value
+            self._order[identity] = self._next
             self._next += 1
+        for index in self._indexes:
+            add = index.add
+            for identity, value in held:
+                add(identity, value)
 
     def put(self, value: T) -> None:
         """Adds it, or replaces the one with its id, whose place it takes."""

@@ -27,6 +27,7 @@ Row = Any
 """A row as the driver gives it: its columns are attributes."""
 Values = dict[str, Any]
 """A row's columns."""
+_PROTOCOLS = {str(one): one for one in Protocol}
 _NO_LABELS: Mapping[str, str] = {}
 # many rows share theirs: a value is made once, and kept once
 _address_of = lru_cache(maxsize=4096)(ip_address)
@@ -185,7 +186,7 @@ def portmap_of(row: Row) -> Portmap:
     return Portmap(
         id=row.id,
         endpoint_id=row.endpoint_id,
-        protocol=Protocol(row.protocol),
+        protocol=_PROTOCOLS[row.protocol],
         host_ip=_address_of(row.host_ip),
         host_port=row.host_port,
         target_port=row.target_port,

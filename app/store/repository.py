@@ -12,20 +12,24 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, delete, select, tuple_
-from sqlmodel import SQLModel
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import DBAPIError
 
 from app.model.ports import AUTOMATIC
 from app.model.spec import Allocation, Endpoint, IPAddress, Network, Portmap, Protocol, Version
 from app.store import mapping
 from app.store.memory import Memory
-from app.store.tables import AllocationRow, EndpointRow, KeptAnswerRow, NetworkRow, PortmapRow
-from app.store.writes import Verb, Write, send, table_of
+from app.store.writes import TableName, Verb, Write, send
 
 P = TypeVar("P")
 _named: Any = namedtuple  # its fields are known at run time only
 _PURGED = 16
 """Old answers that go with each new one: more than come, and few enough to cost nothing."""
+_KEPT = text("SELECT * FROM kept_answer WHERE scope = :scope AND key = :key")
+_PURGE = text(
+    "DELETE FROM kept_answer WHERE (scope, key) IN "
+    "(SELECT scope, key FROM kept_answer WHERE created_at < :since ORDER BY created_at LIMIT :most)"
+)
 _CURSORS: dict[Version, str] = {4: "cursor", 6: "cursor6"}
 
 
@@ -59,14 +63,14 @@ class Repository(Memory):
         self._connection = connection
         self._writes: list[Write] = []
         self._moved: set[tuple[str, Version]] = set()
-        for row in _rows(connection, NetworkRow):
+        for row in _rows(connection, "network"):
             self._networks.load([mapping.network_of(row)])
             for version, name in _CURSORS.items():
                 if (key := getattr(row, name)) is not None:
                     self._cursors[row.id, version] = mapping.value_of(key, version)
-        self._endpoints.load(map(mapping.endpoint_of, _rows(connection, EndpointRow)))
-        self._portmaps.load(map(mapping.portmap_of, _rows(connection, PortmapRow)))
-        self._allocations.load(map(mapping.allocation_of, _rows(connection, AllocationRow)))
+        self._endpoints.load(map(mapping.endpoint_of, _rows(connection, "endpoint")))
+        self._portmaps.load(map(mapping.portmap_of, _rows(connection, "portmap")))
+        self._allocations.load(map(mapping.allocation_of, _rows(connection, "allocation")))
 
     # --- the transaction
 
@@ -99,20 +103,20 @@ class Repository(Memory):
             value = self._cursors.get((network_id, version))
             if value is not None and self._networks.get(network_id) is not None:
                 key = mapping.key_at(value, version)
-                yield Write(Verb.UPDATE, NetworkRow, {"id": network_id, _CURSORS[version]: key})
+                yield Write(Verb.UPDATE, "network", {"id": network_id, _CURSORS[version]: key})
 
-    def _write(self, verb: Verb, row: type[SQLModel], values: mapping.Values, *key: str) -> None:
-        self._writes.append(Write(verb, row, values, key or ("id",)))
+    def _write(self, verb: Verb, table: TableName, values: mapping.Values, *key: str) -> None:
+        self._writes.append(Write(verb, table, values, key or ("id",)))
 
     # --- networks
 
     def add_network(self, network: Network) -> None:
         self._networks.put(network)
-        self._write(Verb.INSERT, NetworkRow, mapping.network_values(network))
+        self._write(Verb.INSERT, "network", mapping.network_values(network))
 
     def update_network(self, network: Network) -> None:
         self._networks.put(network)
-        self._write(Verb.UPDATE, NetworkRow, mapping.network_values(network))
+        self._write(Verb.UPDATE, "network", mapping.network_values(network))
 
     def delete_network(self, network: Network) -> None:
         """With the addresses that are held in it."""
@@ -123,7 +127,7 @@ class Repository(Memory):
                 self._drop_allocation(network.id, address)
             self._set_cursor((network.id, plan.version), None)
         self._networks.drop(network.id)
-        self._write(Verb.DELETE, NetworkRow, {"id": network.id})
+        self._write(Verb.DELETE, "network", {"id": network.id})
 
     def move_cursor(self, network: Network, address: IPAddress) -> None:
         """This automatic address was given last."""
@@ -139,35 +143,35 @@ class Repository(Memory):
 
     def add_endpoint(self, endpoint: Endpoint) -> None:
         self._endpoints.put(endpoint)
-        self._write(Verb.INSERT, EndpointRow, mapping.endpoint_values(endpoint))
+        self._write(Verb.INSERT, "endpoint", mapping.endpoint_values(endpoint))
 
     def update_endpoint(self, endpoint: Endpoint) -> None:
         self._endpoints.put(endpoint)
-        self._write(Verb.UPDATE, EndpointRow, mapping.endpoint_values(endpoint))
+        self._write(Verb.UPDATE, "endpoint", mapping.endpoint_values(endpoint))
 
     def delete_endpoint(self, endpoint: Endpoint) -> None:
         """With its addresses."""
         for held in self.allocations_of(endpoint):
             self.delete_allocation(held)
         self._endpoints.drop(endpoint.id)
-        self._write(Verb.DELETE, EndpointRow, {"id": endpoint.id})
+        self._write(Verb.DELETE, "endpoint", {"id": endpoint.id})
 
     # --- port mappings
 
     def add_portmap(self, portmap: Portmap) -> None:
         self._portmaps.put(portmap)
-        self._write(Verb.INSERT, PortmapRow, mapping.portmap_values(portmap))
+        self._write(Verb.INSERT, "portmap", mapping.portmap_values(portmap))
 
     def update_portmap(self, portmap: Portmap) -> None:
         former = self._portmaps.get(portmap.id)
         if former is not None:
             self._lower_floors(former)
         self._portmaps.put(portmap)
-        self._write(Verb.UPDATE, PortmapRow, mapping.portmap_values(portmap))
+        self._write(Verb.UPDATE, "portmap", mapping.portmap_values(portmap))
 
     def delete_portmap(self, portmap: Portmap) -> None:
         self._portmaps.drop(portmap.id)
-        self._write(Verb.DELETE, PortmapRow, {"id": portmap.id})
+        self._write(Verb.DELETE, "portmap", {"id": portmap.id})
         self._lower_floors(portmap)
 
     def raise_port_floor(self, protocol: Protocol, host_ip: IPAddress, port: int) -> None:
@@ -190,7 +194,7 @@ class Repository(Memory):
 
     def add_allocation(self, allocation: Allocation) -> None:
         self._allocations.put(allocation)
-        self._write(Verb.INSERT, AllocationRow, mapping.allocation_values(allocation))
+        self._write(Verb.INSERT, "allocation", mapping.allocation_values(allocation))
 
     def delete_allocation(self, allocation: Allocation) -> None:
         self._drop_allocation(allocation.network_id, allocation.address)
@@ -198,30 +202,25 @@ class Repository(Memory):
     def _drop_allocation(self, network_id: str, address: IPAddress) -> None:
         self._allocations.drop((network_id, address))
         values = {"network_id": network_id, "address_key": mapping.key_of(address)}
-        self._write(Verb.DELETE, AllocationRow, values, *values)
+        self._write(Verb.DELETE, "allocation", values, *values)
 
     # --- answers kept by Idempotency-Key: read and written at once, for few requests have one
 
     def kept_answer(self, scope: str, key: str, *, since: datetime) -> KeptAnswer | None:
         """The answer kept under a key, unless it is older."""
         for write in reversed(self._writes):
-            if write.row is KeptAnswerRow and write.verb is Verb.INSERT and _is_of(write.values, scope, key):
+            if write.table == "kept_answer" and write.verb is Verb.INSERT and _is_of(write.values, scope, key):
                 return _kept(write.values | {"headers": json.loads(write.values["headers"])})
-        kept = table_of(KeptAnswerRow)
-        query = select(kept).where(kept.c.scope == scope, kept.c.key == key)
-        row = self._connection.execute(query).first()
+        row = self._connection.execute(_KEPT, {"scope": scope, "key": key}).first()
         if row is None or row.created_at < mapping.to_text(since):
             return None
-        return _kept(row._asdict())
+        return _kept(row._asdict() | {"headers": json.loads(row.headers)})
 
     def keep_answer(self, scope: str, key: str, answer: KeptAnswer, *, now: datetime, since: datetime) -> None:
         """In the place of an older one under this key; a few others that are older go by the way."""
-        kept = table_of(KeptAnswerRow)
-        created, place = kept.c.created_at, (kept.c.scope, kept.c.key)
-        old = select(*place).where(created < mapping.to_text(since)).order_by(created).limit(_PURGED)
-        self._connection.execute(delete(kept).where(tuple_(*place).in_(old)))
+        self._connection.execute(_PURGE, {"since": mapping.to_text(since), "most": _PURGED})
         values = {"scope": scope, "key": key}
-        self._write(Verb.DELETE, KeptAnswerRow, values, *values)
+        self._write(Verb.DELETE, "kept_answer", values, *values)
         told = {
             "fingerprint": answer.fingerprint,
             "status": answer.status,
@@ -229,15 +228,20 @@ class Repository(Memory):
             "headers": json.dumps(dict(answer.headers)),
             "created_at": mapping.to_text(now),
         }
-        self._write(Verb.INSERT, KeptAnswerRow, values | told)
+        self._write(Verb.INSERT, "kept_answer", values | told)
 
 
-def _rows(connection: Connection, row: type[SQLModel]) -> Iterable[mapping.Row]:
+def _rows(connection: Connection, table: TableName) -> Iterable[mapping.Row]:
     """As the driver has them, oldest first: the library's own take as long again as all that is made of them."""
-    table = table_of(row)
-    shape = _named(row.__name__, [column.name for column in table.c])
-    query = str(select(table).order_by(table.c.seq).compile(connection))
-    return map(shape._make, connection.exec_driver_sql(query))
+    query = f"SELECT * FROM {table} ORDER BY seq"  # noqa: S608 - one of five names
+    cursor = connection.exec_driver_sql(query).cursor
+    if cursor is None:
+        raise TypeError("a query without rows")
+    shape = _named(table, [column[0] for column in cursor.description])
+    try:
+        return map(shape._make, cursor.fetchall())
+    except connection.dialect.loaded_dbapi.Error as failure:
+        raise DBAPIError(query, None, failure) from failure
 
 
 def _is_of(values: mapping.Values, scope: str, key: str) -> bool:

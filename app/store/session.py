@@ -12,7 +12,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
 
 import app
 from app.model.errors import StartupError, StoreFailed
@@ -83,8 +83,12 @@ def _configure(engine: Engine) -> None:
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
         # sqlite3's own BEGIN comes with the first write: too late to find out that there can be none
-        reads = connection.get_execution_options().get(_READS)
-        connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
+        statement = "BEGIN" if connection.get_execution_options().get(_READS) else "BEGIN IMMEDIATE"
+        try:
+            # by the driver: the library's own way takes longer than the statement
+            connection.connection.cursor().execute(statement).close()
+        except sqlite3.Error as failure:
+            raise DBAPIError(statement, None, failure) from failure
 
 
 def _upgrade(engine: Engine, url: str) -> None:

@@ -1,4 +1,6 @@
-"""The tables. Times are ISO 8601 text in UTC; addresses sort by a fixed-width hexadecimal key."""
+"""The tables, for migrations and their checks: who reads and writes rows needs their names only.
+
+Times are ISO 8601 text in UTC; addresses sort by a fixed-width hexadecimal key."""
 
 from __future__ import annotations
 

@@ -112,6 +112,42 @@ def test_an_ephemeral_endpoint_goes_with_its_namespace(sandbox, daemon, api, fir
     assert dying["address"] not in [one["address"] for one in get(api, "ipam/allocations?network=web")]
 
 
+def test_an_ephemeral_endpoint_goes_though_it_had_its_neighbour_s_default_route(sandbox, daemon, api, firewall):
+    network(api, "web")
+    stays = endpoint(api, "red")
+    made(api, "endpoints", network="web", namespace="red", name="dying", ephemeral=True, default_route=True)
+    assert sandbox.netns("red").default_route() == ("192.168.15.1", "eth1")
+    sandbox.delete_netns("red")
+
+    def is_back():
+        assert [one["id"] for one in get(api, "endpoints")] == [stays["id"]]
+        assert _state(api, "red")["state"] == "ready"
+        return sandbox.netns("red").default_route() == ("192.168.15.1", "eth0")
+
+    eventually(is_back, SOON)
+    assert sandbox.netns("red").links().keys() == {"lo", "eth0"}
+    assert "Traceback" not in daemon.log()
+
+
+@pytest.mark.parametrize("death", DEATHS)
+def test_an_ephemeral_endpoint_goes_with_a_namespace_that_dies_while_no_daemon_runs(
+    sandbox, daemon, api, firewall, death
+):
+    network(api, "web")
+    endpoint(api, "blue")
+    fields, die = DEATHS[death](sandbox)
+    dying = made(api, "endpoints", network="web", name="dying", ephemeral=True, **fields)
+    portmap(api, "dying", 8080)
+    daemon.kill()
+    die()
+    daemon.start()
+    eventually(lambda: [one["name"] for one in get(daemon.client, "endpoints")] == ["blue"], SOON)
+    assert get(daemon.client, "portmaps") == []
+    assert dying["host_ifname"] not in sandbox.host.links()
+    assert "red" not in sandbox.netns_names()
+    assert "cannot be deleted" not in daemon.log()
+
+
 def test_a_name_that_comes_back_is_plugged_in_again(sandbox, daemon, api, firewall):
     network(api, "web")
     sandbox.add_netns("red")

@@ -205,6 +205,28 @@ def typed(place, commands):
         place.exec([PROGRAMS[program], *arguments])
 
 
+@bounded
+@given(forward=forwards(), port=st.integers(1, 65000))
+def test_a_port_s_rules_are_packed_as_the_library_packs_them(fresh, forward, port):
+    shown = ("buffer", "mask")
+    for table, _chain, rule, *_rest in rules_of(replace(forward, host_port=port, target_port=port)):
+        packed, wanted = (made(table.version, rule) for made in (xtables._entry, xtables._by_library))
+        assert [bytes(getattr(packed, name)) for name in shown] == [bytes(getattr(wanted, name)) for name in shown]
+        assert packed.match_mask == wanted.match_mask
+        assert packed.match_bits & packed.match_mask == wanted.match_bits & wanted.match_mask
+
+
+@pytest.mark.parametrize("port", [PORT, PORT6])
+def test_the_library_is_not_asked_for_one_more_port(fresh, monkeypatch, port):
+    """It takes a millisecond for a rule."""
+    rules = [rules_of(replace(port, host_port=number, count=1)) for number in (9000, 9001, 9100)]
+    for placed in rules[0]:
+        xtables._entry(placed.table.version, placed.rule)
+    monkeypatch.setattr(xtables, "_by_library", None)
+    for placed in rules[1] + rules[2]:
+        xtables._entry(placed.table.version, placed.rule)
+
+
 def test_an_ipv6_name_is_compared_as_a_whole(fresh):
     """`ueb` differs from `web` in one bit of one byte."""
     sync(fresh, IptablesFirewall(), state_of(WEB6))

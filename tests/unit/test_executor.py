@@ -9,6 +9,7 @@ import pytest
 from app.kernel.fake import FakeKernel
 from app.kernel.fakeworld import Route
 from app.model.errors import KernelRefused, NamespaceMissing
+from app.model.host import FirewallReport
 from app.model.ops import Op
 from app.model.spec import NetnsKind, NetnsRef, Protocol
 from app.model.state import Attachment, Bridge, DefaultRoute, HostPort, Netns, NetworkPolicy, PortForward, state_of
@@ -39,12 +40,13 @@ ALL = state_of(Netns("red", "8"), PORT, POLICY, FORWARD, BRIDGE, VETH, ROUTE)
 
 
 class Rules:
-    """A firewall that keeps what it was told; `refuse` makes it fail."""
+    """A firewall that keeps what it was told. refuse: it fails; troubled: what others' rules do, by network."""
 
     name = "rules"
 
     def __init__(self):
         self.items, self.calls, self.repairs, self.refuse = {}, [], 0, False
+        self.troubled, self.looks = {}, 0
 
     def apply(self, ops):
         if self.refuse:
@@ -59,6 +61,8 @@ class Rules:
         return [f"iptables for {' '.join(op.item.key)}" for op in ops]
 
     def sync(self, items):
+        if self.refuse:
+            raise KernelRefused(errno.EBUSY, "iptables")
         former, self.items = self.items, {item.key: item for item in items}
         found = ["rules were not as wanted"] if former != self.items else []
         self.repairs += len(found)
@@ -66,6 +70,15 @@ class Rules:
 
     def changed(self, *, touched):
         return touched
+
+    def trouble(self, owner):
+        return self.troubled.get(owner, "") if self.looks else ""
+
+    def look(self):
+        self.looks += 1
+
+    def report(self):
+        return FirewallReport(self.name, "", legacy_ipv4=False, legacy_ipv6=False, nftables=False)
 
 
 @pytest.fixture
@@ -203,6 +216,15 @@ def test_an_undo_goes_on_past_what_nobody_expected(executor, kernel, rules):
     assert executor.stuck
     assert "web" not in kernel.host.links
     assert rules.items == {}
+
+
+def test_an_undo_in_a_namespace_that_is_gone_is_said_without_a_traceback(executor, kernel, caplog):
+    executor.run(diff(ALL, {}))
+    kernel._drop(kernel.names.pop("red"), "eth0")
+    executor.undo([Op(VETH, None)])
+    assert executor.stuck
+    assert "cannot undo link veth8: namespace 'red' cannot be opened" in caplog.text
+    assert "Traceback" not in caplog.text
 
 
 def test_healing_goes_on_past_what_nobody_expected(executor, kernel):

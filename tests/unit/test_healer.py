@@ -12,7 +12,7 @@ from app.model.status import State
 from app.reconcile.watchlist import Findings
 from app.sandbox import eventually
 from app.services import endpoints, networks, portmaps
-from app.services.requests import EndpointCreate, NetworkCreate, PortmapCreate
+from app.services.requests import EndpointCreate, NetworkCreate, NetworkPatch, PortmapCreate
 
 
 @pytest.fixture
@@ -104,6 +104,64 @@ def test_rules_that_were_touched_are_synced_from_what_was_applied(world):
     assert world.rules.items == wanted
 
 
+def states_told(world, monkeypatch):
+    """The states that are published from now on, by id."""
+    told, publish = [], world.catalog.set_status
+
+    def noted(identity, state, message=""):
+        told.append((identity, state))
+        publish(identity, state, message)
+
+    monkeypatch.setattr(world.catalog, "set_status", noted)
+    return told
+
+
+def test_nobody_is_degraded_by_rules_that_are_put_back_at_once(world, monkeypatch, caplog):
+    world.make()
+    told = states_told(world, monkeypatch)
+    world.rules.items.clear()
+    heal(world, rules=True)
+    assert "healed: rules were not as wanted" in caplog.text
+    heal(world, rules=True)  # others' rules changed, and none of ours
+    assert {state for _one, state in told} == {State.READY}
+
+
+def test_rules_that_cannot_be_put_back_are_told_until_they_are(world):
+    mapping = world.make()
+    told = (mapping.id, *world.catalog.networks)
+    world.rules.items.clear()
+    world.rules.refuse = True
+    heal(world, rules=True)
+    for one in told:
+        assert world.catalog.status(one).state is State.DEGRADED
+        assert "cannot be put back: the kernel refused" in world.catalog.status(one).message
+    # a request that has no rules changes nothing about it, and what it publishes says so
+    world.do(networks.update, ref="web", request=NetworkPatch(labels={"a": "b"}))
+    assert {world.catalog.status(one).state for one in told} == {State.DEGRADED}
+    heal(world, missed=True)
+    assert {world.catalog.status(one).state for one in told} == {State.DEGRADED}
+    world.rules.refuse = False
+    heal(world, missed=True)
+    assert {world.catalog.status(one).state for one in told} == {State.READY}
+    assert world.rules.items
+
+
+def test_a_request_in_between_leaves_the_status_of_rules_that_wait(world, monkeypatch):
+    mapping = world.make()
+    undo(world, 12, lambda: setattr(world.rules, "items", {}), rules=True)
+    world.do(networks.update, ref="web", request=NetworkPatch(labels={"a": "b"}))
+    for one in (mapping.id, *world.catalog.networks):
+        assert "undoes each repair" in world.catalog.status(one).message
+    told = states_told(world, monkeypatch)
+
+    def looked():
+        heal(world, due=True)
+        return bool(world.rules.items)
+
+    eventually(looked)
+    assert {state for _one, state in told} == {State.READY}
+
+
 def test_a_foreign_address_stays(world):
     world.make()
     theirs = ip_interface("10.9.9.9/24")
@@ -112,9 +170,11 @@ def test_a_foreign_address_stays(world):
     assert theirs in world.kernel.host.links["web"].addresses
 
 
-def plug(world, **fields):
+def plug(world, *, own=False, **fields):
+    """own: the namespace is made by the daemon, who makes it again where somebody deletes it."""
     world.do(networks.create, request=NetworkCreate(name="web"))
-    world.kernel.add_namespace("red")
+    if not own:
+        world.kernel.add_namespace("red")
     red = world.do(endpoints.create, request=EndpointCreate(network="web", namespace="red", **fields))
     mapping = world.do(portmaps.create, request=PortmapCreate(endpoint="red", host_port=53, protocol="udp"))
     return red, mapping
@@ -177,6 +237,104 @@ def test_an_ephemeral_endpoint_goes_with_its_namespace(world, how):
     assert mapping.id not in world.catalog.portmaps
     assert not world.kernel._held
     assert world.kernel.gone(NetnsRef(NetnsKind.NAME, "red"))
+
+
+@pytest.mark.parametrize("how", ["key", "pass"])
+def test_an_ephemeral_endpoint_that_had_the_default_route_goes_too(world, caplog, how):
+    """Its sibling, which takes the route over, is made again, for the namespace is the daemon's own."""
+    world.do(networks.create, request=NetworkCreate(name="web"))
+    stays = world.do(endpoints.create, request=EndpointCreate(network="web", namespace="red"))
+    goes = world.do(
+        endpoints.create,
+        request=EndpointCreate(network="web", namespace="red", name="goes", ephemeral=True, default_route=True),
+    )
+    end(world)
+    heal(world, ("endpoint", goes.id)) if how == "key" else heal(world, missed=True)
+    assert list(world.catalog.endpoints) == [stays.id]
+    red = world.kernel.names["red"]
+    assert red.links.keys() == {"lo", stays.ifname}
+    assert red.routes[4].ifname == stays.ifname
+    assert world.catalog.status(stays.id).state is State.READY
+    assert "Traceback" not in caplog.text
+
+
+def test_an_ephemeral_endpoint_whose_namespace_went_while_the_daemon_was_down_goes_at_the_start(world, caplog):
+    _red, mapping = plug(world, own=True, ephemeral=True)
+    applied = []
+    end(world)
+    world.worker.stop()
+    world.rules.apply = applied.append
+    world.restart().settle()
+    assert not world.catalog.endpoints
+    assert mapping.id not in world.catalog.portmaps
+    assert (applied, world.kernel._held) == ([], {})  # the pass itself takes away what was its
+    assert not [key for key in world.rules.items if key[0] == "forward"]
+    assert "web" in world.kernel.host.links
+    assert "cannot be deleted" not in caplog.text
+
+
+def test_an_ephemeral_endpoint_that_the_kernel_would_not_let_go_goes_with_a_full_pass(world):
+    red, mapping = plug(world, own=True, ephemeral=True)
+    end(world)
+    passes, refused = world.worker.looks[0], []
+
+    def once(op):
+        if op.after is None and op.item.owner == mapping.id and not refused:
+            refused.append(op)
+            return True
+        return False
+
+    world.kernel.refuse(once)
+    heal(world, ("endpoint", red.id))
+    assert refused
+    assert world.worker.looks[0] > passes
+    assert not world.catalog.endpoints
+    assert not world.kernel._held
+
+
+@pytest.mark.parametrize("how", ["key", "pass"])
+def test_an_ephemeral_endpoint_goes_with_a_namespace_that_vanishes_while_it_is_looked_at(world, monkeypatch, how):
+    world.do(networks.create, request=NetworkCreate(name="web"))
+    stays = world.do(endpoints.create, request=EndpointCreate(network="web", namespace="red"))
+    goes = world.do(endpoints.create, request=EndpointCreate(network="web", namespace="red", ephemeral=True))
+    name, looks = ("observe_items", "observe")[how == "pass"], []
+    observe = getattr(world.kernel, name)
+
+    def vanishing(items):
+        if not looks:
+            end(world)
+        looks.append(name)
+        return observe(items)
+
+    monkeypatch.setattr(world.kernel, name, vanishing)
+    heal(world, ("endpoint", stays.id)) if how == "key" else heal(world, missed=True)
+    assert looks
+    assert list(world.catalog.endpoints) == [stays.id]
+    assert goes.ifname not in world.kernel.names["red"].links
+    assert world.catalog.status(stays.id).state is State.READY
+
+
+def test_a_namespace_that_vanishes_between_look_and_repair_is_not_made_under_its_endpoints(world, caplog):
+    """Whatever is refused for it, the next look sees that it is gone."""
+    world.do(networks.create, request=NetworkCreate(name="web"))
+    stays = world.do(endpoints.create, request=EndpointCreate(network="web", namespace="red"))
+    goes = world.do(endpoints.create, request=EndpointCreate(network="web", namespace="red", ephemeral=True))
+
+    def vanishes(_op):
+        if "red" in world.kernel.names:
+            end(world)
+        return False
+
+    world.kernel.names["red"].links[stays.ifname].addresses.clear()
+    world.kernel.refuse(vanishes)
+    heal(world, ("endpoint", stays.id))
+    world.kernel.relent()
+    heal(world, ("endpoint", stays.id))
+    heal(world, ("endpoint", stays.id), ("endpoint", goes.id))
+    assert list(world.catalog.endpoints) == [stays.id]
+    assert world.kernel.names["red"].links.keys() == {"lo", stays.ifname}
+    assert world.catalog.status(stays.id).state is State.READY
+    assert "Traceback" not in caplog.text
 
 
 def test_what_the_kernel_refuses_on_the_timer_is_not_tried_all_the_time(world):
@@ -282,14 +440,12 @@ def test_a_lost_host_address_is_still_told_after_a_repair_of_the_rules(world):
 def test_what_others_rules_do_is_looked_at_when_they_change(world):
     world.make()
     (network,) = world.catalog.networks
-    said, looks = "chain forward of table inet theirs (drop, somebody)", []
-    world.rules.trouble = lambda owner: said if looks and owner == network else ""
-    world.rules.look = lambda: looks.append(1)
-    world.rules.report = lambda: None
+    said = "chain forward of table inet theirs (drop, somebody)"
+    world.rules.troubled[network] = said
     before = len(world.kernel.log), world.worker.looks
     heal(world, foreign=True)
     assert (world.catalog.status(network).state, world.catalog.status(network).message) == (State.DEGRADED, said)
-    said = ""
+    world.rules.troubled.clear()
 
     def looked():
         heal(world, foreign=True)

@@ -65,6 +65,23 @@ def test_what_goes(index, name, group):
     assert messages.delete_group(group).body == body(ifinfmsg, [held])
 
 
+@given(INDEX)
+def test_dumps(index):
+    assert messages.get_addresses().body == body(ifaddrmsg, [])
+    assert messages.get_addresses(index).body == body(ifaddrmsg, [], index=index)
+    assert messages.get_routes().body == body(rtmsg, [], family=socket.AF_UNSPEC)
+    wanted = body(rtmsg, [], family=socket.AF_INET6, table=254, type=1)  # RT_TABLE_MAIN, RTN_UNICAST
+    assert messages.get_routes(socket.AF_INET6, 254, 1).body == wanted
+    assert messages.get_nsids().body == body(nsidmsg, [])
+
+
+@given(NAME, MAC, MTU)
+def test_new_bridge(name, mac, mtu):
+    plain = [["IFLA_IFNAME", name], ["IFLA_ADDRESS", mac], ["IFLA_MTU", mtu], ["IFLA_GROUP", LINK_GROUP]]
+    kind = ["IFLA_LINKINFO", {"attrs": [["IFLA_INFO_KIND", "bridge"]]}]
+    assert messages.new_bridge(name, mac=mac, mtu=mtu).body == body(ifinfmsg, [*plain, kind])
+
+
 @given(NAME, INDEX, MTU, NAME, MAC, DESCRIPTOR)
 def test_new_veth(name, master, mtu, peer, mac, netns):
     queues = [["IFLA_NUM_TX_QUEUES", 1], ["IFLA_NUM_RX_QUEUES", 1]]

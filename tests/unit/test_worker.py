@@ -5,10 +5,11 @@ from test_executor import Rules
 from working import POOLS, WAIT
 
 from app.kernel.fake import FakeKernel
+from app.kernel.visits import PLACES_MAX
 from app.model.errors import KernelRefused, ShuttingDown, StoreFailed
 from app.model.state import Attachment, Bridge, DefaultRoute, PortForward
 from app.model.status import State
-from app.reconcile.worker import Parts, Worker
+from app.reconcile.worker import _BATCH, Parts, Worker
 from app.services import endpoints, networks
 from app.services.catalog import Catalog
 from app.services.requests import EndpointCreate, NetworkCreate, NetworkPatch
@@ -169,3 +170,7 @@ def test_without_a_firewall_a_guarded_network_says_what_is_not_guarded(world):
     status = world.catalog.status(guarded.id)
     assert (status.state, status.message.partition(":")[0]) == (State.READY, "spoof_protection guards MACs only")
     assert world.catalog.status(other.id).message == ""
+
+
+def test_as_many_namespaces_stay_open_as_a_batch_may_have():
+    assert PLACES_MAX >= _BATCH

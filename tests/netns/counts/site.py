@@ -72,6 +72,7 @@ class Site:
             self._endpoints(counts)
             bodies = [{"network": "web", "namespace": f"b{number}"} for number in range(BURST)]
             self._bursts(counts, "endpoints", "endpoint", bodies)
+        self._first_port(counts)
         for protocol in ("tcp", "udp"):
             self._portmaps(counts, protocol)
             bodies = [_port(protocol, _FIRST_PORT + number) for number in range(BURST)]
@@ -129,6 +130,16 @@ class Site:
                 body = {"network": "web", "namespace": namespace}
                 made = self._one(counts, f"POST endpoint, {words}", "POST", "/endpoints", body)
                 self._one(counts, f"DELETE endpoint, {words}", "DELETE", f"/endpoints/{made['id']}")
+
+    def _first_port(self, counts):
+        """An endpoint's, whose bridge port turns round what comes from it while it has any."""
+        endpoint = self._ask("POST", "/endpoints", {"network": "web", "namespace": "there"})["id"]
+        for number in range(_TIMES):
+            body = _port("tcp", _FIRST_PORT + number) | {"endpoint": endpoint}
+            made = self._one(counts, "POST tcp port, its endpoint's first", "POST", "/portmaps", body)
+            path = f"/portmaps/{made['id']}"
+            self._one(counts, "DELETE tcp port, its endpoint's last", "DELETE", path)
+        self._ask("DELETE", f"/endpoints/{endpoint}")
 
     def _portmaps(self, counts, protocol):
         for number in range(_TIMES):

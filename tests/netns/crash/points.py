@@ -92,6 +92,7 @@ def install(board, *, iptables):
     _wrap(board, wire.Netlink, "request")
     _wrap(board, wire.Netlink, "ask_all")
     _wrap(board, sysctl, "write")
+    _wrap(board, sysctl, "_write_whole")
     _wrap(board, libc, "_call")
     _wrap(board, ports.PortReservations, "change")
     _wrap(board, libnftables.Libnftables, "run")

@@ -9,6 +9,7 @@ from driven import BLUE, BOTH, NET, NET6, RED, WEB, attachment, bridge, driven, 
 
 from app.kernel.announce import unsolicited_advertisement
 from app.kernel.wire import LINK_GROUP
+from app.model.errors import NamespaceMissing
 from app.model.state import ForeignLink
 
 # --- marks
@@ -193,3 +194,15 @@ def test_a_pair_that_was_left_half_made_is_finished(sandbox, kernel):
     assert kernel.is_kept(RED)
     assert sandbox.host.sysctl(f"net/ipv6/conf/{RED.host_ifname}/disable_ipv6") == "1"
     assert inside.exec(["cat", "/sys/class/net/eth0/ifindex"]).stdout == before
+
+
+def test_a_namespace_that_was_there_is_missing_and_not_made_by_a_change(sandbox, kernel):
+    """Its endpoints are not in what would be made: a look at all of them comes first."""
+    red = netns("red")
+    kernel.make(red)
+    sandbox.delete_netns("red")
+    with pytest.raises(NamespaceMissing, match="was deleted"):
+        kernel.change(red, replace(red, owner="ep-other"))
+    assert "red" not in sandbox.netns_names()
+    kernel.make(red)
+    assert "red" in sandbox.netns_names()

@@ -4,12 +4,12 @@ import errno
 import json
 import os
 from functools import partial
-from pathlib import Path
 
 import pytest
 from driven import driven, setting
 from frames import advertise
 
+from app.kernel import sysctl
 from app.model.errors import StoreFailed
 from app.sandbox import GATEWAY6
 
@@ -99,7 +99,7 @@ def test_a_setting_is_taken_back_on_a_full_disk(sandbox, tmp_path, monkeypatch):
         kernel.make(setting(FORWARD4))
         kept = file.read_bytes()
         with monkeypatch.context() as full:
-            full.setattr(Path, "write_text", no_room)
+            full.setattr(os, "write", no_room)
             kernel.remove(setting(FORWARD4))
             assert sandbox.host.sysctl(FORWARD4) == "0"
             kernel.make(setting(FORWARD4))
@@ -111,16 +111,18 @@ def test_a_setting_is_taken_back_on_a_full_disk(sandbox, tmp_path, monkeypatch):
         assert not file.exists()
 
 
-def no_room(path, text):
-    """write_text, but for settings themselves."""
-    if not path.is_relative_to("/proc"):
+def no_room(descriptor, data, write=os.write):
+    """os.write, but for settings themselves: a part of it, then nothing."""
+    if os.readlink(f"/proc/self/fd/{descriptor}").startswith("/proc"):
+        return write(descriptor, data)
+    if len(data) == 1:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    path.write_bytes(text.encode())
+    return write(descriptor, data[: len(data) // 2])
 
 
 def test_without_room_for_the_former_value_nothing_is_set(sandbox, tmp_path, monkeypatch):
     with driven(sandbox, tmp_path) as kernel:
-        monkeypatch.setattr(Path, "write_text", no_room)
+        monkeypatch.setattr(os, "write", no_room)
         with pytest.raises(StoreFailed, match="No space left"):
             kernel.make(setting(FORWARD4))
         assert sandbox.host.sysctl(FORWARD4) == "0"
@@ -129,6 +131,63 @@ def test_without_room_for_the_former_value_nothing_is_set(sandbox, tmp_path, mon
         kernel.make(setting(FORWARD4))
         kernel.remove(setting(FORWARD4))
     assert sandbox.host.sysctl(FORWARD4) == "0"
+
+
+def test_later_rows_are_lines_of_the_file_until_it_is_long(sandbox, tmp_path, monkeypatch):
+    """They come and go at the cost of a row, and what goes on for long does not make it ever longer."""
+    file, local = tmp_path / "sysctl.json", setting("net/ipv4/conf/lo/route_localnet")
+    monkeypatch.setattr(sysctl, "_MORE", 1000)
+    with driven(sandbox, tmp_path) as kernel:
+        kernel.make(setting(FORWARD4))
+        first = file.read_bytes()
+        kernel.make(local)
+        assert file.read_bytes().startswith(first)
+        assert len(file.read_bytes().splitlines()) == 2
+        with monkeypatch.context() as full:
+            full.setattr(os, "write", no_room)
+            with pytest.raises(StoreFailed, match="No space left"):
+                kernel.make(setting(FORWARD6))
+        assert len(file.read_bytes().splitlines()) == 2
+        assert file.read_bytes().endswith(b"\n")
+        longest = 0
+        for _ in range(20):
+            kernel.remove(local)
+            kernel.do("settle")
+            kernel.make(local)
+            longest = max(longest, file.stat().st_size)
+        assert longest < len(first) + 2000
+    assert json.loads(file.read_text().splitlines()[-1])["changed"].keys() >= {local.path}
+
+
+@pytest.mark.parametrize("tail", ["", '{"epoch": "'])
+def test_what_the_last_lines_say_counts(sandbox, tmp_path, tail):
+    """One that was not finished had changed nothing yet."""
+    file, local = tmp_path / "sysctl.json", setting("net/ipv4/conf/lo/route_localnet")
+    with driven(sandbox, tmp_path) as kernel:
+        kernel.make(setting(FORWARD4), local)
+        kernel.remove(local)
+        kernel.do("settle")
+        kernel.make(setting(FORWARD6))
+    with file.open("a") as more:
+        more.write(tail)
+    with driven(sandbox, tmp_path) as kernel:
+        assert kernel.observe().keys() == {setting(FORWARD4).key, setting(FORWARD6).key}
+        kernel.make(local)
+    with driven(sandbox, tmp_path) as kernel:
+        kernel.remove(setting(FORWARD4), setting(FORWARD6), local)
+    assert [sandbox.host.sysctl(path) for path in (FORWARD4, FORWARD6, local.path)] == ["0"] * 3
+    assert not file.exists()
+
+
+def test_a_file_that_somebody_took_away_is_written_again(sandbox, tmp_path):
+    file, local = tmp_path / "sysctl.json", setting("net/ipv4/conf/lo/route_localnet")
+    with driven(sandbox, tmp_path) as kernel:
+        kernel.make(setting(FORWARD4))
+        file.unlink()
+        kernel.make(local)
+    with driven(sandbox, tmp_path) as kernel:
+        kernel.remove(setting(FORWARD4), local)
+    assert [sandbox.host.sysctl(path) for path in (FORWARD4, local.path)] == ["0"] * 2
 
 
 def test_a_file_of_an_older_daemon_is_understood(sandbox, tmp_path):

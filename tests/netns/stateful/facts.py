@@ -4,6 +4,8 @@ from ipaddress import ip_address, ip_interface
 
 from stateful.model import EVERY, SUFFIX, usable
 
+from app.firewall.nft_rules import layout
+
 FORWARDING = {4: "net/ipv4/ip_forward", 6: "net/ipv6/conf/all/forwarding"}
 
 
@@ -121,9 +123,9 @@ def _plain(one):
 # --- the kernel
 
 
-def expected(world):
+def expected(world, firewall):
     """What must be there, and what may be."""
-    must, may = set(), set()
+    must, may = set(STANDING[firewall](world)), set()
     for network in world.networks.values():
         must |= set(_bridge(network)) | set(_policies(network))
     for endpoint in world.endpoints.values():
@@ -185,6 +187,42 @@ def _veth(world, endpoint):
     for version, address in endpoint.addresses.items():
         interface = ip_interface(f"{address}/{network.plans[version].subnet.prefixlen}")
         yield from _addressed(endpoint.namespace, endpoint.ifname, interface)
+
+
+def _standing_nft(world):
+    """The rules that every network of an IP version stands on: how many each chain holds."""
+    for version, family in ((4, "ip"), (6, "ip6")):
+        if any(version in one.plans for one in world.networks.values()):
+            made = layout(family)
+            for chain in made.chains:
+                yield ("rules", version, "bridgehead", chain, len(made.filling(chain)))
+
+
+def _standing_legacy(world):
+    """The same of the legacy tables: our jumps from the built-in chains, and what stands in the chains behind them."""
+    for version in (4, 6):
+        networks = [one for one in world.networks.values() if version in one.plans]
+        if not networks:
+            continue
+        if version == 4:
+            yield from _reached(version, "raw", "PREROUTING", 1)
+        yield from _reached(version, "filter", "FORWARD", 4)
+        yield from _reached(version, "nat", "POSTROUTING", 3)
+        closed = sum(one.way_out(version) is None for one in networks)
+        published = [one for one in world.portmaps.values() if one.version == version]
+        if any(one.forwards(world.alive(one.endpoint)) for one in published):
+            yield from _reached(version, "nat", "OUTPUT", 1)
+            yield from _reached(version, "nat", "PREROUTING", closed + (1 if version == 4 else 2))
+        elif closed:
+            yield from _reached(version, "nat", "PREROUTING", closed)
+
+
+def _reached(version, table, chain, number):
+    yield ("jump", version, table, chain)
+    yield ("rules", version, table, f"BRIDGEHEAD-{chain}", number)
+
+
+STANDING = {"nftables": _standing_nft, "iptables": _standing_legacy}
 
 
 def _guard(endpoint):

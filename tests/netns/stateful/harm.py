@@ -72,9 +72,11 @@ def _gateway(version):
         # else the kernel takes the administrator's, of the same subnet, along
         return not any(one[:2] == ("", network.bridge) and "10.77" not in one[2] for one in world.foreign.addresses)
 
-    def damage(_world, host, network):
+    def damage(world, host, network):
         plan = network.plans[version]
         _ip(host, "address", "del", f"{plan.gateway}/{plan.subnet.prefixlen}", "dev", network.bridge)
+        if version == 4 and not world.foreign.is_addressed(network.bridge):
+            world.foreign.lose_routes(network.bridge)  # the kernel drops them with a link's last IPv4 address
 
     return _on_network(damage, suits)
 

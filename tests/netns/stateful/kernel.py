@@ -1,5 +1,6 @@
 """The kernel's side: what is there, as facts, read from the sandbox's host and its named namespaces."""
 
+from collections import Counter
 from functools import partial
 from ipaddress import ip_address, ip_network
 
@@ -25,7 +26,7 @@ def found(sandbox, firewall):
     facts |= host.run(partial(_settings, [one[2] for one in facts if one[:2] == ("link", "") and one[3] == "bridge"]))
     facts |= host.run(_bound)
     objects = host.run(_nftables)
-    facts |= _elements(objects) if firewall == "nftables" else _guards(objects) | _legacy(host)
+    facts |= _elements(objects) | _standing(objects) if firewall == "nftables" else _guards(objects) | _legacy(host)
     return facts | _admins_rule(objects, host, firewall)
 
 
@@ -136,6 +137,16 @@ def _elements(objects):
     return facts
 
 
+def _standing(objects):
+    """How many rules each chain of ours holds."""
+    versions = {"ip": 4, "ip6": 6}
+    ours = [(kind, one[kind]) for one in objects for kind in ("chain", "rule") if kind in one]
+    ours = [(kind, one) for kind, one in ours if one["family"] in versions and one["table"] == "bridgehead"]
+    held = Counter({(one["family"], one["name"]): 0 for kind, one in ours if kind == "chain"})
+    held.update((one["family"], one["chain"]) for kind, one in ours if kind == "rule")
+    return {("rules", versions[family], "bridgehead", chain, number) for (family, chain), number in held.items()}
+
+
 def _protocol(word):
     return _PROTOCOLS.get(word, word)
 
@@ -169,7 +180,9 @@ def _legacy(host):
     facts = set()
     for version, program in ((4, "iptables"), (6, "ip6tables")):
         loaded = host.run(partial(_loaded, f"/proc/thread-self/net/{program.replace('tables', '_tables')}_names"))
-        rules = {table: _rules(host, program, table) for table in ("filter", "nat") if table in loaded}
+        rules = {table: _rules(host, program, table) for table in ("raw", "filter", "nat") if table in loaded}
+        for table, chains in rules.items():
+            facts |= set(_skeleton(version, table, chains))
         facts |= _legacy_policies(version, rules.get("filter", {}))
         facts |= _legacy_nat(version, rules.get("nat", {}))
     return facts
@@ -184,19 +197,29 @@ def _loaded(path):
 
 
 def _rules(host, program, table):
-    """Chain to its rules, each the option's name to its value; chains of ours only."""
+    """Chain to its rules, each the option's name to its value; chains of ours, and jumps to them."""
     chains = {}
     for line in _saved(host, program, table):
         words = line.split()
-        if words[0] == "-A" and words[1].startswith("BRIDGEHEAD-"):
+        if words[0] == "-A" and any(word.startswith("BRIDGEHEAD-") for word in (words[1], words[-1])):
             rule, negated = {}, ""
             for flag, value in zip(words[2:], [*words[3:], ""], strict=True):
                 if flag == "!":
                     negated = "!"
                 elif flag.startswith("-") and not flag.startswith("-m"):
                     rule[flag], negated = negated + value, ""
-            chains.setdefault(words[1].removeprefix("BRIDGEHEAD-"), []).append(rule)
+            chain = words[1].removeprefix("BRIDGEHEAD-") if words[1].startswith("BRIDGEHEAD-") else f"@{words[1]}"
+            chains.setdefault(chain, []).append(rule)
     return chains
+
+
+def _skeleton(version, table, chains):
+    """Jumps from built-in chains, and how many rules stand where they lead."""
+    for chain in ("PREROUTING", "FORWARD", "OUTPUT", "POSTROUTING"):
+        if any(one["-j"] == f"BRIDGEHEAD-{chain}" for one in chains.get(f"@{chain}", ())):
+            yield ("jump", version, table, chain)
+        if chain in chains:
+            yield ("rules", version, table, f"BRIDGEHEAD-{chain}", len(chains[chain]))
 
 
 def _legacy_policies(version, chains):

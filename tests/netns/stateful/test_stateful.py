@@ -5,11 +5,14 @@ import time
 
 import pytest
 from hypothesis import HealthCheck, Phase, seed, settings
+from hypothesis.internal.conjecture import engine
 from hypothesis.stateful import run_state_machine_as_test
 from stateful.machine import FAILED, MACHINES, TOTALS
 
 BACKENDS = ("nftables", "iptables")
 SECONDS = 150
+SHRINKING_SECONDS = 60
+"""For making a history that fails shorter: hypothesis itself would take five minutes."""
 
 
 def _settings(histories, steps, *, shrink):
@@ -48,7 +51,8 @@ def test_some_histories(firewall, figure):
 
 @pytest.mark.soak
 @pytest.mark.parametrize("firewall", BACKENDS)
-def test_many_histories(firewall, figure):
+def test_many_histories(firewall, figure, monkeypatch):
+    monkeypatch.setattr(engine, "MAX_SHRINKING_SECONDS", SHRINKING_SECONDS)
     TOTALS.clear()
     number, start = int.from_bytes(os.urandom(4), "big"), time.monotonic()
     rounds = 0

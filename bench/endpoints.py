@@ -2,11 +2,14 @@
 
 import itertools
 import sqlite3
+import subprocess
+import sys
 import time
 
+from app.sandbox import eventually
 from bench.floor import GATEWAY, GROUP, PREFIX
 from bench.ground import alternate
-from bench.http import packed, together
+from bench.http import Client, packed, together
 from bench.registry import Samples, Target, bench
 from bench.site import SETTLE
 
@@ -16,6 +19,7 @@ MANY, CLIENTS, BURSTS = 200, 8, 5
 POST, DELETE = "POST /endpoints", "DELETE /endpoints"
 RAW_ADD, RAW_DELETE = "raw netlink: add", "raw netlink: delete"
 RAW_NETNS = "raw: a namespace made"
+BARE = "FastAPI, a thread, a commit and raw netlink: add"
 _SITES = {
     "": (0, 0),
     ", 10,000 mappings there": (0, MAPPINGS),
@@ -60,6 +64,26 @@ def _raw_netns(floor):
     """A namespace made as `ip netns add` does; it stays until the end."""
     names = itertools.count()
     return lambda: {RAW_NETNS: floor("netns", f"/run/netns/raw{next(names)}")}
+
+
+def _bare(ground, floor):
+    """The floor's objects by the least of a daemon, in the floor's sandbox."""
+    directory = ground.directory()
+    socket, arguments = directory / "bare.sock", [sys.executable, "-m", "bench.bare"]
+    process = floor.sandbox.host.run(lambda: subprocess.Popen([*arguments, socket, directory / "bare.db"]))
+    ground.on_exit(process.wait)
+    ground.on_exit(process.terminate)
+    eventually(socket.exists, 30)
+    client = Client(socket)
+    ground.on_exit(client.close)
+
+    def work():
+        made, adding = client.ask("POST", "/endpoints", {"network": "web", "namespace": "red"})
+        time.sleep(SETTLE)
+        client.ask("DELETE", f"/endpoints/{made['id']}")
+        return {BARE: adding}
+
+    return work
 
 
 def _ip_batch(ground, floor):
@@ -126,6 +150,8 @@ def endpoint(ground):
             floor("netns", "/run/netns/red")
             works.append(_raw(floor, words))
             works += [_raw_netns(floor)] if not ports else []
+    if ground.floor() is not None:
+        works.append(_bare(ground, ground.floor()))
     if ground.floor() is not None and ground.has("ip"):
         works.append(_ip_batch(ground, ground.floor()))
     alternate(samples, ground.sized(ROUNDS), *works, _commit(ground))

@@ -10,6 +10,7 @@ from pathlib import Path
 _SOURCE = Path(__file__).with_name("floor.c")
 GROUP = 7777
 """Link group of what it makes."""
+BRIDGE = "floor0"
 PREFIX, GATEWAY, FIRST = 16, "10.30.0.1", "10.30.1.0"
 
 
@@ -46,6 +47,7 @@ class Floor:
     """Its process, in a sandbox without a daemon or with one. A context manager; answers are in seconds."""
 
     def __init__(self, sandbox):
+        self.sandbox = sandbox
         arguments = [binary()]
         self._process = sandbox.host.run(
             lambda: subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -66,17 +68,17 @@ class Floor:
         return line if line.strip() != "ready" else "0"
 
     def bridge(self):
-        """`floor0`, once."""
+        """Makes it, once."""
         if not self._linked:
-            self("bridge", "floor0", GATEWAY, PREFIX)
+            self("bridge", BRIDGE, GATEWAY, PREFIX)
             self._linked = True
 
     def attach(self, name, path, address="10.30.0.2"):
-        return self("attach", "floor0", name, path, "eth0", address, PREFIX, GATEWAY, GROUP)
+        return self("attach", BRIDGE, name, path, "eth0", address, PREFIX, GATEWAY, GROUP)
 
     def build(self, count, *, make, group=GROUP, first=FIRST):
         """Many endpoints f0, f1, ..., with their namespaces where `make`."""
-        return self("build", "floor0", "/run/netns", first, PREFIX, GATEWAY, group, count, int(make))
+        return self("build", BRIDGE, "/run/netns", first, PREFIX, GATEWAY, group, count, int(make))
 
     def close(self):
         self._process.stdin.close()

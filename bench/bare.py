@@ -18,8 +18,10 @@ from pydantic import BaseModel
 from app.kernel import libc, messages
 from app.kernel.netlink import Rtnl
 from app.kernel.nsfiles import SELF_NETNS
+from app.model.naming import alias
 from bench.floor import BRIDGE, GATEWAY, PREFIX
 
+_MARK = alias("bare")
 _MAC, _MTU = "02:00:00:00:00:07", 1500
 _ADDRESS = f"10.30.0.3/{PREFIX}"
 
@@ -56,14 +58,14 @@ class Bare:
         index, peer = self._rtnl.add_veth(
             "bare", master=self._bridge, mtu=_MTU, peer="eth0", peer_mac=_MAC, peer_netns=place
         )
-        self._rtnl.change_all([messages.set_link(index, up=True, alias="bare")])
+        self._rtnl.change_all([messages.set_link(index, up=True, alias=_MARK)])
         libc.setns(place)
         try:
             inner = Rtnl()
         finally:
             libc.setns(self._host)
         with inner:
-            up = messages.set_link(peer, up=True, alias="bare")
+            up = messages.set_link(peer, up=True, alias=_MARK)
             route = messages.new_default_route(ip_address(GATEWAY), peer, replace=False)
             inner.change_all([messages.new_address(peer, ip_interface(_ADDRESS)), up, route])
         os.close(place)

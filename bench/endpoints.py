@@ -2,14 +2,11 @@
 
 import itertools
 import sqlite3
-import subprocess
-import sys
 import time
 
-from app.sandbox import eventually
-from bench.floor import GATEWAY, GROUP, PREFIX
+from bench.floor import GATEWAY, GROUP, PREFIX, bare
 from bench.ground import alternate
-from bench.http import Client, packed, together
+from bench.http import packed, together
 from bench.registry import Samples, Target, bench
 from bench.site import SETTLE
 
@@ -68,14 +65,7 @@ def _raw_netns(floor):
 
 def _bare(ground, floor):
     """The floor's objects by the least of a daemon, in the floor's sandbox."""
-    directory = ground.directory()
-    socket, arguments = directory / "bare.sock", [sys.executable, "-m", "bench.bare"]
-    process = floor.sandbox.host.run(lambda: subprocess.Popen([*arguments, socket, directory / "bare.db"]))
-    ground.on_exit(process.wait)
-    ground.on_exit(process.terminate)
-    eventually(socket.exists, 30)
-    client = Client(socket)
-    ground.on_exit(client.close)
+    client = ground.kept(bare(floor.sandbox, ground.directory()))
 
     def work():
         made, adding = client.ask("POST", "/endpoints", {"network": "web", "namespace": "red"})

@@ -3,10 +3,16 @@
 import atexit
 import shutil
 import subprocess
+import sys
 import tempfile
+from contextlib import closing, contextmanager
 from functools import cache
 from pathlib import Path
 
+from app.sandbox import eventually
+from bench.http import Client
+
+_STARTS_WITHIN = 30.0
 _SOURCE = Path(__file__).with_name("floor.c")
 GROUP = 7777
 """Link group of what it makes."""
@@ -90,3 +96,18 @@ class Floor:
 
     def __exit__(self, *_exc):
         self.close()
+
+
+@contextmanager
+def bare(sandbox, directory):
+    """A client of `bench.bare`, which runs in a sandbox's host, beside the floor's bridge, until the end."""
+    socket = directory / "bare.sock"
+    arguments = [sys.executable, "-m", "bench.bare", socket, directory / "bare.db"]
+    process = sandbox.host.run(lambda: subprocess.Popen(arguments))
+    try:
+        eventually(socket.exists, _STARTS_WITHIN)
+        with closing(Client(socket)) as client:
+            yield client
+    finally:
+        process.terminate()
+        process.wait()

@@ -35,7 +35,7 @@ def _seen(sandbox, netns, host_ifname):
     return _shape(sandbox.host.links()[host_ifname]), _shape(inside.links()["eth0"]), addresses, routes
 
 
-def test_floor_makes_the_same_objects_as_the_daemon(sandbox, api, raw, baseline):
+def test_floor_makes_the_same_objects_as_the_daemon(sandbox, api, raw, baseline, tmp_path):
     sandbox.add_netns("red")
     sandbox.add_netns("blue")
     baseline.take()
@@ -45,7 +45,11 @@ def test_floor_makes_the_same_objects_as_the_daemon(sandbox, api, raw, baseline)
     raw.attach("floor1", "/run/netns/blue")
     assert _seen(sandbox, "red", made["host_ifname"]) == _seen(sandbox, "blue", "floor1")
     raw("delete", "floor1")
-    raw("delete", "floor0")
+    with floor.bare(sandbox, tmp_path) as client:
+        client.ask("POST", "/endpoints", {"network": "web", "namespace": "blue"})
+        assert _seen(sandbox, "red", made["host_ifname"]) == _seen(sandbox, "blue", "bare")
+        client.ask("DELETE", "/endpoints/any")
+    raw("delete", floor.BRIDGE)
 
 
 def test_floor_says_what_the_kernel_refused(raw):

@@ -70,14 +70,14 @@ class Links:
         return link
 
     def _known_own(self, name: str, owner: str | None = None) -> Link:
-        """The same as of the mirror's last refresh."""
+        """The same as of the mirror's last refresh, without a question where the link is up."""
         link = self._mirror.link(name)
-        if link is None or link.owner is None or owner not in (None, link.owner):
+        # of marks and options that change on a link that is down the kernel does not tell (netdev_state_change)
+        if link is None or not link.up or link.owner is None or owner not in (None, link.owner):
             return self._require_own(name, owner)
         return link
 
     def _refreshed_own(self, name: str, owner: str | None = None) -> Link:
-        """The same, without a question to the kernel."""
         # the kernel tells of a change before whoever made it knows: what it has told so far is as good as asking
         self._mirror.refresh()
         return self._known_own(name, owner)

@@ -183,9 +183,12 @@ class HostMirror:
         return None if index is None else self._links[index].link
 
     def own_index(self, name: str) -> int | None:
-        """The index of the link of this name; None where there is none, or it bears no mark of ours."""
+        """The index of the link of this name; None where there is none, it bears no mark of ours, or is down.
+
+        Of a link that is down the kernel does not tell when its mark changes.
+        """
         index = self._names.get(name)
-        return index if index is not None and self._links[index].is_marked else None
+        return index if index is not None and self._links[index].up and self._links[index].is_marked else None
 
     def holds_name(self, name: str) -> bool:
         return name in self._names

@@ -9,11 +9,15 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlmodel import SQLModel
+from test_memory import allocation, endpoint
+from values import portmap
 
 import app.store.tables  # noqa: F401 - fills the metadata
 from app.model.errors import StartupError, StoreFailed
 from app.model.spec import AddressPlan, Allocation, AllocationKind, Network
+from app.store.repository import KeptAnswer
 from app.store.session import is_writable, open_database, transaction
+from app.store.writes import Verb
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678, tzinfo=UTC)
 
@@ -40,6 +44,20 @@ def test_the_migrations_make_what_the_tables_say(engine):
     with engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         assert compare_metadata(context, SQLModel.metadata) == []
+
+
+def test_every_column_of_a_row_is_written(engine):
+    with transaction(engine) as store:
+        web, red = network(), endpoint("e1", "web", "name:red")
+        store.add_network(web)
+        store.add_endpoint(red)
+        store.add_portmap(portmap("p1", red.id, "0.0.0.0", 80, 1))
+        store.add_allocation(allocation(web.id, 9))
+        store.keep_answer("root", "key", KeptAnswer("f", 201, "{}", {}), now=NOW, since=NOW)
+        written = {one.table: set(one.values) for one in store._writes if one.verb is Verb.INSERT}
+    made_by_itself = {"seq", "cursor", "cursor6"}
+    tables = {name: set(table.columns.keys()) for name, table in SQLModel.metadata.tables.items()}
+    assert written == {name: columns - made_by_itself for name, columns in tables.items()}
 
 
 def test_the_pragmas(engine):

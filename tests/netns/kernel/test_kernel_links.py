@@ -9,7 +9,7 @@ from driven import BLUE, BOTH, NET, NET6, RED, WEB, attachment, bridge, driven, 
 
 from app.kernel.announce import unsolicited_advertisement
 from app.kernel.wire import LINK_GROUP
-from app.model.errors import NamespaceMissing
+from app.model.errors import KernelRefused, NamespaceMissing
 from app.model.state import ForeignLink
 
 # --- marks
@@ -206,3 +206,38 @@ def test_a_namespace_that_was_there_is_missing_and_not_made_by_a_change(sandbox,
     assert "red" not in sandbox.netns_names()
     kernel.make(red)
     assert "red" in sandbox.netns_names()
+
+
+def down(sandbox, item, *words):
+    """Sets a link down, and changes it then: of which the kernel tells nobody."""
+    for rest in (["down"], list(words)):
+        sandbox.host.exec(["ip", "link", "set", item.host_ifname, *rest])
+
+
+def test_a_port_that_lost_its_options_while_it_was_down_comes_up_with_them(sandbox, kernel):
+    guarded = replace(RED, locked=True, isolated=True)
+    kernel.make(WEB, netns("red"), guarded)
+    down(sandbox, guarded, *["type", "bridge_slave", "isolated", "off", "locked", "off", "learning", "on"])
+    kernel.repair(guarded)
+    link = sandbox.host.links()[RED.host_ifname]
+    assert (link.up, link.locked, link.isolated, link.learning) == (True, True, True, False)
+
+
+def test_a_link_that_somebody_took_over_while_it_was_down_is_left_alone(sandbox, kernel):
+    kernel.make(WEB, netns("red"), RED)
+    down(sandbox, RED, "group", "default", "alias", "theirs")
+    before = sandbox.host.links()[RED.host_ifname]
+    with pytest.raises(KernelRefused):
+        kernel.change(RED, replace(RED, hairpin=True))
+    assert sandbox.host.links()[RED.host_ifname] == before
+    sandbox.host.exec(["ip", "link", "del", RED.host_ifname])
+
+
+def test_nothing_is_plugged_into_a_bridge_that_somebody_took_over_while_it_was_down(sandbox, kernel):
+    kernel.make(WEB, netns("red"))
+    for words in (["down"], ["alias", "theirs"]):
+        sandbox.host.exec(["ip", "link", "set", "web", *words])
+    with pytest.raises(KernelRefused):
+        kernel.make(RED)
+    assert RED.host_ifname not in sandbox.host.links()
+    sandbox.host.exec(["ip", "link", "del", "web"])

@@ -26,18 +26,25 @@ class AuditRefusals:
             return
         status, body = 0, b""
 
+        def tell() -> None:
+            nonlocal status
+            if status >= 400:
+                code, detail = _problem(body)
+                audit.refused(_who(scope), scope["method"], scope["path"], code or str(status), detail)
+                status = 0
+
         async def watched(message: Message) -> None:
             nonlocal status, body
             if message["type"] == "http.response.start":
                 status = message["status"]
-            elif status >= 400 and len(body) < _KEPT:
-                body += message.get("body", b"")
+            elif status >= 400:
+                body += message.get("body", b"") if len(body) < _KEPT else b""
+                if not message.get("more_body", False):
+                    tell()  # who has the answer finds the line
             await send(message)
 
         await self._app(scope, receive, watched)
-        if status >= 400:
-            code, detail = _problem(body)
-            audit.refused(_who(scope), scope["method"], scope["path"], code or str(status), detail)
+        tell()
 
 
 def _who(scope: Scope) -> str:

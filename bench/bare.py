@@ -69,8 +69,17 @@ class Bare:
             route = messages.new_default_route(ip_address(GATEWAY), peer, replace=False)
             inner.change_all([messages.new_address(peer, ip_interface(_ADDRESS)), up, route])
         os.close(place)
-        self._database.execute("INSERT INTO one VALUES (?)", (made.id,))
+        self._write(made.id)
         return made
+
+    def note(self, asked):
+        """The row alone."""
+        made = Endpoint(**asked.model_dump(), id=str(uuid.uuid4()), address="", host_ifname="")
+        self._write(made.id)
+        return made
+
+    def _write(self, identity):
+        self._database.execute("INSERT INTO one VALUES (?)", (identity,))
 
     def remove(self):
         self._rtnl.delete_link(self._rtnl.require("bare").index)
@@ -82,6 +91,10 @@ def application(bare):
     @made.post("/endpoints", status_code=201)
     async def create(asked: Asked) -> Endpoint:
         return await bare.do(bare.make, asked)
+
+    @made.post("/rows", status_code=201)
+    async def note(asked: Asked) -> Endpoint:
+        return await bare.do(bare.note, asked)
 
     @made.delete("/endpoints/{ref}", status_code=204)
     async def delete(ref: str) -> Response:

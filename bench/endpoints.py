@@ -16,7 +16,7 @@ MANY, CLIENTS, BURSTS = 200, 8, 5
 POST, DELETE = "POST /endpoints", "DELETE /endpoints"
 RAW_ADD, RAW_DELETE = "raw netlink: add", "raw netlink: delete"
 RAW_NETNS = "raw: a namespace made"
-BARE = "FastAPI, a thread, a commit and raw netlink: add"
+BARE, BARE_ROW = "bare API: a row and raw netlink", "bare API: a row"
 _SITES = {
     "": (0, 0),
     ", 10,000 mappings there": (0, MAPPINGS),
@@ -66,12 +66,14 @@ def _raw_netns(floor):
 def _bare(ground, floor):
     """The floor's objects by the least of a daemon, in the floor's sandbox."""
     client = ground.kept(bare(floor.sandbox, ground.directory()))
+    asked = {"network": "web", "namespace": "red"}
 
     def work():
-        made, adding = client.ask("POST", "/endpoints", {"network": "web", "namespace": "red"})
+        made, adding = client.ask("POST", "/endpoints", asked)
         time.sleep(SETTLE)
         client.ask("DELETE", f"/endpoints/{made['id']}")
-        return {BARE: adding}
+        time.sleep(SETTLE)
+        return {BARE: adding, BARE_ROW: client.ask("POST", "/rows", asked)[1]}
 
     return work
 

@@ -1,8 +1,10 @@
 """One endpoint made and removed; two hundred by eight clients, and their network removed."""
 
 import itertools
+import os
 import sqlite3
 import time
+from pathlib import Path
 
 from bench.floor import GATEWAY, GROUP, PREFIX, bare
 from bench.ground import alternate
@@ -200,8 +202,17 @@ def _burst(samples, site, words, prefix):
     ask("POST", "/networks", {"name": "burst", "subnet": "10.21.0.0/16"})
     bodies = ({"network": "burst", "namespace": f"{prefix}{number}"} for number in range(MANY))
     requests = [packed("POST", "/endpoints", body) for body in bodies]
+    before = _cpu(site.daemon.pid)
     samples.add(words, MANY / together(site.daemon.socket, requests, CLIENTS), "/s")
+    for where, seconds, earlier in zip(("outside", "in"), _cpu(site.daemon.pid), before, strict=True):
+        samples.time(f"{words}: the daemon's CPU time {where} the kernel, each", (seconds - earlier) / MANY)
     time.sleep(SETTLE)
     _nothing, took = ask("DELETE", "/networks/burst?force=true")
     samples.time(f"DELETE /networks?force=true{', with the namespaces' * (prefix == 'c')}", took)
     time.sleep(10 * SETTLE)
+
+
+def _cpu(pid):
+    """A process's CPU seconds outside the kernel and in it, of all its threads (proc(5), stat)."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return [int(ticks) / os.sysconf("SC_CLK_TCK") for ticks in fields[11:13]]

@@ -4,7 +4,7 @@ OURS, FLOOR, PEER = "ours", "floor", "peer"
 
 _ATTACH = (
     (OURS, "Bridgehead", "endpoint", "POST /endpoints"),
-    (OURS, "the 1,000th, 10,000 ports there", "endpoint", "POST /endpoints, the 1,000th, 10,000 mappings there"),
+    (OURS, "the 1,000th, 10,000 ports there", "thousand", "POST /endpoints, the 1,000th, 10,000 mappings there"),
     (FLOOR, "raw netlink, in C", "endpoint", "raw netlink: add"),
     (FLOOR, "ip -batch", "endpoint", "ip -batch: add"),
     (PEER, "netavark", "peers", "netavark: added"),

@@ -59,7 +59,7 @@ class Floor:
             lambda: subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         )
         self._answer("start")
-        self._linked = False
+        self._linked, self._made = False, set()
 
     def __call__(self, *words):
         """One command of floor.c. Raises RuntimeError."""
@@ -78,6 +78,12 @@ class Floor:
         if not self._linked:
             self("bridge", BRIDGE, GATEWAY, PREFIX)
             self._linked = True
+
+    def netns(self, name):
+        """A namespace, once."""
+        if name not in self._made:
+            self._made.add(name)
+            self("netns", f"/run/netns/{name}")
 
     def attach(self, name, path, address="10.30.0.2"):
         return self("attach", BRIDGE, name, path, "eth0", address, PREFIX, GATEWAY, GROUP)

@@ -20,14 +20,16 @@ __all__ = [
 _ORDER = (
     "endpoint",
     "stages",
-    "burst",
     "portmaps",
     "iptables",
     "connections",
+    "peers",
+    "burst",
+    # from here on there are thousands of namespaces on the machine, which all that is done in one pays for
+    "thousand",
     "reads",
     "memory",
     "storm",
-    "peers",
     "start",
     "busy",
     "healing-iptables",

@@ -1,12 +1,15 @@
-"""The system calls that Python 3.11's os module lacks: setns, unshare, mount, umount2."""
+"""The system calls that Python 3.11's os module lacks: setns, unshare, mount, umount2, fsopen and its kin."""
 
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 
 CLONE_NEWNS, CLONE_NEWNET = 0x00020000, 0x40000000
 MS_BIND, MS_REC, MS_PRIVATE, MS_SHARED, MNT_DETACH = 0x1000, 0x4000, 1 << 18, 1 << 20, 2
+
+_FSOPEN_CLOEXEC, _FSMOUNT_CLOEXEC, _FSCONFIG_CMD_CREATE = 1, 1, 6  # linux/mount.h
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -36,3 +39,26 @@ def mount(source: str, target: str, kind: str, flags: int, data: str | None = No
 def umount(target: str, flags: int = MNT_DETACH) -> None:
     """Raises OSError (umount2(2))."""
     _call("umount2", target.encode(), flags)
+
+
+def mount_apart(kind: str) -> int:
+    """A new filesystem that is mounted nowhere: its root, which the caller closes, and it is gone.
+
+    Raises OSError (fsopen(2), fsmount(2)); ENOSYS with a C library that lacks them, as glibc's did before 2.36.
+    """
+    if not hasattr(_libc, "fsopen"):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS), "fsopen")
+    context = _descriptor("fsopen", kind.encode(), _FSOPEN_CLOEXEC)
+    try:
+        _call("fsconfig", context, _FSCONFIG_CMD_CREATE, None, None, 0)
+        return _descriptor("fsmount", context, _FSMOUNT_CLOEXEC, 0)
+    finally:
+        os.close(context)
+
+
+def _descriptor(name: str, *arguments: object) -> int:
+    made = int(getattr(_libc, name)(*arguments))
+    if made < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code), name)
+    return made

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, closing, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from app.kernel.namespaces import Namespaces
 from app.kernel.netlink import Rtnl
 from app.kernel.nsfiles import KnownNamespaces, opened, owner_uid, process_uids, start_time
 from app.kernel.observe import Observer
+from app.kernel.procfs import OwnProc
 from app.kernel.removal import Removal
 from app.kernel.settings import filters_strictly
 from app.kernel.visits import Visits
@@ -54,7 +55,8 @@ class LinuxKernel:
         self._mirror = HostMirror()
         self._ports = ports.PortReservations()
         self._flows = conntrack.Flows()
-        self._net = sysctl.open_net()
+        with closing(OwnProc()) as proc:
+            self._net = proc.open_net()
         self._ledger = sysctl.SysctlLedger(state_dir / "sysctl.json", self._net)
         self._known = KnownNamespaces()
         self._announcer = Announcer()
@@ -77,6 +79,7 @@ class LinuxKernel:
 
     def close(self) -> None:
         self.settle()
+        self._visits.close()
         self._announcer.close()
         self._removal.close()
         self._ports.close()

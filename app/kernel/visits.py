@@ -13,12 +13,13 @@ import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
-from app.kernel import announce, messages, sysctl
+from app.kernel import announce, messages
 from app.kernel.announce import Announcer
 from app.kernel.namespaces import Namespaces, maker_of
 from app.kernel.netlink import Rtnl
 from app.kernel.nsfiles import identity, open_namespace, path_of
 from app.kernel.parse import parse_address, parse_index
+from app.kernel.procfs import OwnProc
 from app.kernel.wire import RTM_NEWADDR, RTMGRP_IPV6_IFADDR, Answer, Netlink, Request
 from app.model.errors import KernelRefused
 from app.model.spec import NetnsRef
@@ -35,8 +36,9 @@ class Place:
     made: indices of the links that were made there within the visit, by name.
     """
 
-    def __init__(self, namespaces: Namespaces, ref: NetnsRef, announcer: Announcer) -> None:
+    def __init__(self, namespaces: Namespaces, ref: NetnsRef, announcer: Announcer, proc: OwnProc) -> None:
         self._namespaces = namespaces
+        self._proc = proc
         self._announcer = announcer
         self._rtnl: Rtnl | None = None
         self._sender: socket.socket | None = None
@@ -87,7 +89,7 @@ class Place:
     def net(self) -> int:
         """Its /proc/sys/net; the first call is made inside."""
         if self._net is None:
-            self._net = sysctl.open_net()
+            self._net = self._proc.open_net()
         return self._net
 
     def index_of(self, ifname: str) -> int | None:
@@ -160,6 +162,11 @@ class Visits:
         self._places: dict[NetnsRef, Place] = {}
         self._depth = 0
         self._announcer = announcer
+        self._proc = OwnProc()
+
+    def close(self) -> None:
+        """Outside of any block."""
+        self._proc.close()
 
     @contextmanager
     def visiting(self) -> Iterator[None]:
@@ -191,7 +198,7 @@ class Visits:
             self.leave(ref)
             if len(self._places) >= PLACES_MAX:
                 self.leave(next(iter(self._places)))
-            place = self._places[ref] = Place(self._namespaces, ref, self._announcer)
+            place = self._places[ref] = Place(self._namespaces, ref, self._announcer, self._proc)
         return place
 
     def leave(self, ref: NetnsRef) -> None:

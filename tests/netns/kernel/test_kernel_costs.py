@@ -65,6 +65,7 @@ def test_a_visit_leaves_nothing_open(sandbox, kernel, monkeypatch):
     made = endpoint("10.5.0.{}/16")
     applied(sandbox, kernel, monkeypatch, netns(made.netns.value), made, route(made, "10.5.0.1"))
     kernel.remove(made, netns(made.netns.value))
+    kernel.kernel._visits.close()  # the procfs that others' visits would share
     kernel.kernel._announcer.close()  # waits for its threads
     # a namespace is announced as gone before the thread that let go of it has closed it
     eventually(lambda: len(os.listdir("/proc/self/fd")) == descriptors)

@@ -169,6 +169,7 @@ class Healer:
         outcome = self._executor.run_each(ops)
         log_healed(outcome.done)
         self._brake.repaired((op.item.owner, self._name(op.item.owner)) for op in outcome.done)
+        self._refused_settings -= wanted.keys()  # one that went with its bridge is taken once that is back
         self._refused_settings |= {op.item.key for op, _refusal in outcome.refused if isinstance(op.item, Sysctl)}
         self._adopt(rendered, [*outcome.refused, *held])
         made = {op.item.owner for op in outcome.done if op.before is None and isinstance(op.item, Bridge)}

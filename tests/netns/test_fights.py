@@ -25,6 +25,12 @@ def forward_policy(firewall):
     return "DROP" if firewall == "iptables" else "ACCEPT"
 
 
+@pytest.fixture
+def daemon_options(firewall):
+    """By a timer of 0.4 s, ten repairs would take half of the time within which they count, on a machine at rest."""
+    return {"values": {"fast_repairs": 5}} if firewall == "iptables" else {}
+
+
 @contextmanager
 def undoing(damage, is_mended):
     """Somebody who damages again what is mended, within a moment; yields the times at which they did."""
@@ -70,7 +76,7 @@ def test_who_takes_an_address_away_each_time_is_outwaited(sandbox, daemon, api):
             eventually(lambda: says(api, "networks/web", "degraded", *words), SOON)
             eventually(lambda: len(times) > 11, SOON, "the next repair comes, and is undone")
             waits = [later - earlier for earlier, later in pairwise(times)]
-            assert median(waits[:9]) * 2 < max(waits[9:])
+            assert median(waits[:4]) * 2 < max(waits[4:])
             assert daemon.log().count("somebody undoes each repair") == 1
         eventually(is_there, SOON)
         eventually(lambda: says(api, "networks/web", "ready"), SOON)
@@ -94,8 +100,8 @@ def test_who_takes_our_rules_away_each_time_is_outwaited(sandbox, daemon, api, f
         words = ("rules are not as wanted", "undoes each repair")
         eventually(lambda: says(api, f"portmaps/{mapping['id']}", "degraded", *words), 20)
         assert says(api, "networks/web", "degraded", *words)
-        # ten repairs, and what began it; the daemon may have heard of the last before its doer returned
-        eventually(lambda: len(times) == 11, SOON)
+        # the repairs, and what began it; the daemon may have heard of the last before its doer returned
+        eventually(lambda: len(times) == (6 if firewall == "iptables" else 11), SOON)
         assert get(api, "networks/web")["status"]["state"] == "degraded"
     eventually(is_there, SOON)
     eventually(lambda: says(api, f"portmaps/{mapping['id']}", "ready"), SOON)

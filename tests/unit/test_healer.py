@@ -8,6 +8,7 @@ import pytest
 
 from app.model.errors import NotFound
 from app.model.spec import NetnsKind, NetnsRef
+from app.model.state import Sysctl
 from app.model.status import State
 from app.reconcile.watchlist import Findings
 from app.sandbox import eventually
@@ -94,6 +95,17 @@ def test_a_setting_is_found_on_the_timer(world):
     world.kernel.sysctls["net/ipv4/ip_forward"] = "0"
     heal(world, due=True)
     assert world.kernel.sysctls["net/ipv4/ip_forward"] == "1"
+
+
+def test_a_setting_that_was_refused_once_is_seen_to_on_the_timer_again(world):
+    """As that of a bridge is, which is gone when it is first tried."""
+    world.make()
+    forwarding, tried = "net/ipv4/ip_forward", []
+    world.kernel.refuse(lambda op: isinstance(op.item, Sysctl) and not tried and not tried.append(op))
+    for _time in range(2):
+        world.kernel.sysctls[forwarding] = "0"
+        heal(world, due=True)
+        assert (world.kernel.sysctls[forwarding], len(tried)) == ("1", 1)
 
 
 def test_rules_that_were_touched_are_synced_from_what_was_applied(world):

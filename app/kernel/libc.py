@@ -14,10 +14,12 @@ _FSOPEN_CLOEXEC, _FSMOUNT_CLOEXEC, _FSCONFIG_CMD_CREATE = 1, 1, 6  # linux/mount
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def _call(name: str, *arguments: object) -> None:
-    if getattr(_libc, name)(*arguments) != 0:
+def _call(name: str, *arguments: object) -> int:
+    result = int(getattr(_libc, name)(*arguments))
+    if result < 0:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code), name)
+    return result
 
 
 def setns(descriptor: int, kind: int = CLONE_NEWNET) -> None:
@@ -48,17 +50,9 @@ def mount_apart(kind: str) -> int:
     """
     if not hasattr(_libc, "fsopen"):
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS), "fsopen")
-    context = _descriptor("fsopen", kind.encode(), _FSOPEN_CLOEXEC)
+    context = _call("fsopen", kind.encode(), _FSOPEN_CLOEXEC)
     try:
         _call("fsconfig", context, _FSCONFIG_CMD_CREATE, None, None, 0)
-        return _descriptor("fsmount", context, _FSMOUNT_CLOEXEC, 0)
+        return _call("fsmount", context, _FSMOUNT_CLOEXEC, 0)
     finally:
         os.close(context)
-
-
-def _descriptor(name: str, *arguments: object) -> int:
-    made = int(getattr(_libc, name)(*arguments))
-    if made < 0:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code), name)
-    return made

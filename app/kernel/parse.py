@@ -25,7 +25,6 @@ from app.kernel.wire import (
     RTN_UNICAST,
     attributes,
     find,
-    pick,
 )
 from app.model.naming import ALIAS_PREFIX, owner_of
 from app.model.spec import IPAddress, IPNetwork
@@ -136,10 +135,10 @@ def _number(value: bytes | None) -> int | None:
 def parse_link(raw: bytes) -> Link:
     """The link that an RTM_*LINK message describes (linux/if_link.h)."""
     index, flags = struct.unpack_from("=iI", raw, 20)
-    found = pick(raw, 32, _OF_LINK)
+    found = attributes(raw, 32, _OF_LINK)
     info = attributes(found.get(_IFLA_LINKINFO, b""), 0)
     is_port = _text(info.get(_IFLA_INFO_SLAVE_KIND)) == "bridge"
-    port = pick(info.get(_IFLA_INFO_SLAVE_DATA, b""), 0, _OF_PORT) if is_port else {}
+    port = attributes(info.get(_IFLA_INFO_SLAVE_DATA, b""), 0, _OF_PORT) if is_port else {}
     return Link(
         index=index,
         name=_text(found.get(_IFLA_IFNAME)) or "",
